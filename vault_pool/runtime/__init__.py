@@ -1,0 +1,3 @@
+"""
+Time, threads and pools.
+"""

@@ -1,0 +1,100 @@
+"""
+How many server connections all generations of one holder may have.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vault_pool.runtime.hot_swap.generation import Generation
+
+#: Connections that a server broke give no notice: how often, in seconds, who waits for room counts again.
+RECOUNT = 0.05
+#: The pause between two logins of a generation that is being opened, as a multiple of the last login's duration …
+PACE = 2.0
+#: … and its bounds in seconds. The cost of a rotation is CPU, once per login; few at a time keep the pause short.
+PACE_BOUNDS = (0.01, 0.05)
+
+
+class Retired(SystemExit):
+    """
+    End the pool worker that waits for room in a generation that has been retired meanwhile.
+
+    psycopg_pool would log any other exception as a failed connection; a thread ends silently on this one.
+    """
+
+
+class Budget:
+    """
+    The one gate in front of ``connection_class.connect``.
+
+    Growth waits until the connections of all generations, live and connecting, are fewer than *max_size*; only a
+    generation that is being opened may use *overlap* beyond it, and it opens one connection at a time.
+
+    Thread-safe: ``changed`` guards the set of generations and their counts of connections in the making. It is
+    notified whenever there may be more room. No I/O happens while it is held.
+    """
+
+    def __init__(self, max_size: int, overlap: int) -> None:
+        self.max_size = max_size
+        self.overlap = max(1, overlap)
+        self.changed = threading.Condition(threading.Lock())
+        self._generations: list[Generation[Any]] = []
+
+    def add(self, generation: Generation[Any]) -> None:
+        """
+        Count the connections of *generation* from now on.
+        """
+        with self.changed:
+            self._generations.append(generation)
+
+    def remove(self, generation: Generation[Any]) -> None:
+        """
+        Forget *generation*, whose last connection is closed.
+        """
+        with self.changed:
+            if generation in self._generations:
+                self._generations.remove(generation)
+            self.changed.notify_all()
+
+    def enter(self, generation: Generation[Any]) -> None:
+        """
+        Wait for room for one more connection of *generation*; raise `Retired` when it is retired meanwhile.
+
+        Every `enter` that returns is followed by one `leave`.
+        """
+        with self.changed:
+            while not generation.retired:
+                opening = generation.opening
+                limit = self.max_size + (self.overlap if opening else 0)
+                pause = generation.paced_until - monotonic() if opening else 0.0
+                if pause <= 0 and self._in_use() < limit and not (opening and generation.connecting):
+                    generation.connecting += 1
+                    return
+                self.changed.wait(min(RECOUNT, pause) if pause > 0 else RECOUNT)
+        raise Retired
+
+    def leave(self, generation: Generation[Any], login: float) -> None:
+        """
+        Tell that a connect of *generation* that took *login* seconds is over, well or not.
+
+        What was connected has been registered with its generation before.
+        """
+        least, most = PACE_BOUNDS
+        with self.changed:
+            generation.connecting -= 1
+            generation.paced_until = monotonic() + min(most, max(least, login * PACE))
+            self.changed.notify_all()
+
+    def notify(self) -> None:
+        """
+        Have those who wait for room count again.
+        """
+        with self.changed:
+            self.changed.notify_all()
+
+    def _in_use(self) -> int:
+        return sum(generation.connecting + generation.live() for generation in self._generations)

@@ -1,0 +1,95 @@
+"""
+Connections that know their generation and come back exactly once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast, get_origin
+
+from psycopg import Connection
+
+if TYPE_CHECKING:
+    from vault_pool.runtime.hot_swap.generation import Generation
+
+#: Since when a connection is out, and with which thread; the record itself stands for that one checkout.
+Loan = tuple[float, int]
+
+
+class Tracked(Connection[Any]):
+    """
+    What every connection of a generation that we build can do besides its own class.
+
+    A connection is out while ``_loan`` is set. Removing it is one atomic step, so that of all the ways to give a
+    connection back (``close()``, ``putconn()``, the end of ``connection()``) the first one counts, in any thread.
+    """
+
+    _generation: Generation[Any]
+    _loan: Loan
+    _dismissed = False
+
+    def close(self) -> None:
+        """
+        Close the connection; where the pool has ``close_returns``, give it back instead, once.
+
+        psycopg's own method forgets a connection that the server broke meanwhile, and its slot with it, and really
+        closes a connection that was given back before: then it lies in the pool, or is with its next borrower.
+        """
+        home = self._generation.pool
+        if home.close_returns and not self._dismissed:
+            if hasattr(self, "_loan"):
+                cast("Any", self._pool).putconn(self)
+            return
+        super().close()
+        self._generation.notify()
+
+
+_classes: dict[type[Any], type[Any]] = {}
+
+
+def tracked(connection_class: Any) -> Any:
+    """
+    Return a subclass of *connection_class* (a class, or a generic alias of one) whose instances are `Tracked`.
+    """
+    base = get_origin(connection_class) or connection_class
+    if base not in _classes:
+        namespace = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+        _classes[base] = type(base.__name__, (Tracked, base), namespace)
+    return _classes[base]
+
+
+def track(conn: Any, generation: Generation[Any]) -> None:
+    """
+    Make *conn*, which has just been connected, a connection of *generation*.
+
+    One that came from elsewhere than the class that was asked (tools that trace connects do that) changes its class;
+    where that is not possible, for a proxy, it stays a connection like any other.
+    """
+    if not isinstance(conn, Tracked):
+        try:
+            conn.__class__ = tracked(type(conn))
+        except TypeError:
+            return
+    conn._generation = generation
+
+
+def take_back(conn: Any) -> bool:
+    """
+    End the loan of *conn*; return False where it had ended before.
+    """
+    # Not by way of ``__dict__``: CPython would give the instance a dict of its own, and slow all its attributes down.
+    try:
+        del conn._loan
+    except AttributeError:
+        return False
+    return True
+
+
+def dismiss(conn: Any) -> None:
+    """
+    Close *conn* for good: its pool has no use for it any more.
+    """
+    conn._dismissed = True
+    conn._pool = None
+    conn.close()
+    # psycopg's close() leaves the socket of a connection that the server broke to the garbage collector.
+    conn.pgconn.finish()
