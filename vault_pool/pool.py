@@ -1,0 +1,465 @@
+"""
+VaultPool: a pool that looks after its own credentials.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import threading
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from vault_pool.core.lease import Credential
+from vault_pool.core.machine import Phase
+from vault_pool.core.policy import RenewalPolicy
+from vault_pool.errors import (
+    ConfigurationError,
+    LoginFailed,
+    PoolClosed,
+    PoolTimeout,
+    ProofFailed,
+    VaultError,
+    VaultPoolError,
+)
+from vault_pool.events import Event, GenerationRetired
+from vault_pool.runtime import scheduler
+from vault_pool.runtime.hot_swap import Generation, HotSwapPool
+from vault_pool.runtime.hot_swap.holder import positive
+from vault_pool.runtime.hot_swap.reaper import Reaper
+from vault_pool.runtime.watcher import Watcher, forget, watcher_of
+from vault_pool.sources.base import Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger("vault_pool.pool")
+
+#: For how long a new credential is tried, in seconds: a replica may learn of the role a moment later.
+PROOF_TIMEOUT = 5.0
+#: How long the rest of a generation may take to open, in seconds, once its credential is proven.
+OPENING_TIMEOUT = 10.0
+#: The least time, in seconds, that ``close()`` leaves Vault for ending the leases.
+REVOKING_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus:
+    """
+    What is known of a pool at one moment. Durations are in seconds; nothing in it is secret.
+
+    *generation* counts from 1 and grows by one with each rotation; it is 0 before the first. *phase* is the phase of
+    the lease, *expires_in* the time until the credential stops working (None: there is none). *sessions* are the open
+    connections of the current generation, *retiring* those of each generation that is being used up.
+    """
+
+    name: str
+    source: str
+    generation: int
+    phase: str
+    user: str | None
+    lease_id: str | None
+    expires_in: float | None
+    renewable: bool
+    sessions: int
+    retiring: tuple[tuple[int, int], ...]
+    leases_ending: int
+    last_error: str | None
+    closed: bool
+
+
+class VaultPool(HotSwapPool[CT]):
+    """
+    A `psycopg_pool.ConnectionPool` whose user and password come from *source*, and change while it is used.
+
+    *conninfo* and *kwargs* say where the database is, and hold no user and no password. *overlap* is the number of
+    connections beyond *max_size* that a rotation may use, *retire_timeout* the seconds that old connections should
+    have for coming back. *policy* holds the timing rules of the lease, *on_event* is called with each `Event`, on a
+    worker thread. All other arguments are psycopg_pool's, with the same meaning; `open` and `close` talk to Vault.
+
+    The constructor does no I/O. Thread-safe, as `HotSwapPool` is.
+    """
+
+    def __init__(
+        self,
+        conninfo: ConninfoParam = "",
+        *,
+        source: Source,
+        connection_class: type[CT] = cast("type[CT]", Connection),  # noqa: B008 - a type, not a call
+        kwargs: KwargsParam | None = None,
+        min_size: int = 4,
+        max_size: int | None = None,
+        overlap: int | None = None,
+        retire_timeout: float = 30.0,
+        policy: RenewalPolicy | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        open: bool = False,  # noqa: A002 - psycopg_pool's name
+        configure: ConnectionCB[CT] | None = None,
+        check: ConnectionCB[CT] | None = None,
+        reset: ConnectionCB[CT] | None = None,
+        name: str | None = None,
+        close_returns: bool = False,
+        timeout: float = 30.0,
+        max_waiting: int = 0,
+        max_lifetime: float = 3600.0,
+        max_idle: float = 600.0,
+        reconnect_timeout: float = 300.0,
+        reconnect_failed: ConnectFailedCB | None = None,
+        num_workers: int = 3,
+        runtime: scheduler.Runtime | None = None,
+    ) -> None:
+        if open:
+            raise ConfigurationError("open=True is not supported: use `with VaultPool(...)` or call open()")
+        _check(conninfo, kwargs, min_size, max_size)
+        options: dict[str, Any] = {
+            "min_size": min_size,
+            "max_size": max_size,
+            "name": name,
+            "close_returns": close_returns,
+            "timeout": positive("timeout", timeout),
+            "max_waiting": max_waiting,
+            "max_lifetime": positive("max_lifetime", max_lifetime),
+            "max_idle": positive("max_idle", max_idle),
+            "reconnect_timeout": reconnect_timeout,
+            "num_workers": num_workers,
+            "open": False,
+        }
+        callbacks = {"configure": configure, "check": check, "reset": reset, "reconnect_failed": reconnect_failed}
+        options.update({key: callback for key, callback in callbacks.items() if callback is not None})
+        self._init_holder(retire_timeout)
+        self._prepare(conninfo, connection_class, kwargs, overlap, options)
+        self._name = name or f"vault_pool-{next(_numbers)}"
+        self._reaper = Reaper(self._name)
+        self._source = source
+        self._runtime = runtime or scheduler.shared
+        self._policy = policy or RenewalPolicy(retire_timeout=retire_timeout)
+        self._number = 0
+        self._watcher: Watcher | None = None
+        self._last_error: VaultPoolError | None = None
+        self._on_event = on_event
+        self._events: deque[Event] = deque()
+        self._delivering = False
+
+    # --- Life --------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def open(self, wait: bool = True, timeout: float = 30.0) -> None:
+        """
+        Begin the watch; with *wait*, return when the first generation serves. Nothing if the pool is open.
+
+        Troubles that may pass are tried again for *timeout* seconds, then raised; what somebody has to mend is
+        raised at once (`VaultError`, `PoolError`), and nothing is left behind: `open` may be called again.
+        With ``wait=False`` the attempts go on in the background, and checkouts wait for them.
+        """
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("pool has already been opened/closed and cannot be reused")
+            if self._watcher is None:
+                self._last_error = None
+                self._watcher = watcher_of(self._source, self._policy, self._runtime)
+                _open_pools.add(self)
+                opening = self._watcher
+            else:
+                opening = None
+        if opening is not None:
+            opening.attach(self)
+        if wait and self._current is None:
+            self.wait(timeout)
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """
+        Wait up to *timeout* seconds for the first generation; else stop, and raise what was in the way.
+        """
+        with self._changed:
+            if self._watcher is None:
+                raise PoolClosed(f"the pool {self.name!r} is not open yet")
+            self._changed.wait_for(lambda: self._current or self._closed or _hopeless(self._last_error), timeout)
+            if self._current is not None:
+                return
+            error = self._last_error
+        self._stop(0.0)
+        if error is None:
+            raise PoolTimeout(f"no credential from {self._source.name} after {timeout:g} s")
+        raise error.with_traceback(None) from None
+
+    def close(self, timeout: float = 5.0) -> None:
+        """
+        Refuse new checkouts, wait up to *timeout* seconds for borrowed connections, then end the leases.
+
+        Who still holds a connection then is named in the log. Vault gets a few seconds more for revoking.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = self._watcher is not None
+            self._changed.notify_all()
+        self._stop(timeout)
+
+    def _stop(self, timeout: float) -> None:
+        """
+        Retire what serves, leave the watch, and end the threads.
+        """
+        deadline = monotonic() + timeout
+        with self._lock:
+            watcher, self._watcher = self._watcher, None
+            _open_pools.discard(self)
+        self.vacate()
+        if watcher is not None:
+            for generation in self._reaper.retiring():
+                if not generation.finished.wait(max(0.0, deadline - monotonic())):
+                    self._reaper.complain(generation)
+            watcher.detach(self, max(REVOKING_TIMEOUT, deadline - monotonic()))
+            forget(watcher)
+        self._reaper.close(timeout=1.0)
+        self._reaper = Reaper(self._name)
+
+    @property
+    def closed(self) -> bool:
+        """
+        Whether the pool is closed, or not open yet.
+        """
+        return self._closed or self._watcher is None
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_watcher") is None:
+            return
+        # Finalizers run wherever the collector does, locks held or not: closing is for a thread of its own.
+        threading.Thread(target=self.close, name=f"{self._name}-close", daemon=True).start()
+        warnings.warn(f"{self!r} was not closed: use `with`, or call close()", ResourceWarning, stacklevel=2)
+
+    # --- Rotation ----------------------------------------------------------------------------------------
+
+    def rotate(self, wait: bool = True, timeout: float | None = None) -> None:
+        """
+        Replace the credential now; with *wait*, return when the new generation serves.
+
+        Raises what was in the way, or `PoolTimeout` after *timeout* seconds (None: the pool's own); the current
+        generation serves on then, and the attempts go on.
+        """
+        with self._changed:
+            watcher, number, self._last_error = self._watcher, self._number, None
+            if watcher is None:
+                raise PoolClosed(f"the pool {self.name!r} is not open")
+        watcher.rotate()
+        if not wait:
+            return
+        whole = self.timeout if timeout is None else timeout
+        with self._changed:
+            self._changed.wait_for(lambda: self._number > number or self._last_error or self._closed, whole)
+            error = self._last_error
+            if self._number > number:
+                return
+        if error is None:
+            raise PoolTimeout(f"no successor from {self._source.name} after {whole:.2f} sec")
+        raise error.with_traceback(None) from None
+
+    def status(self) -> PoolStatus:
+        """
+        Return what is known of the pool now. No I/O.
+        """
+        with self._lock:
+            watcher, current, closed, error = self._watcher, self._current, self.closed, self._last_error
+        state = watcher.state if watcher is not None else None
+        lease = state.lease if state is not None else None
+        return PoolStatus(
+            name=self._name,
+            source=self._source.name,
+            generation=self._number,
+            phase=(Phase.ENDED if state is None else state.phase).value,
+            user=current.credential.user if current is not None and current.credential is not None else None,
+            lease_id=lease.lease_id if lease is not None else None,
+            expires_in=state.deadline - watcher.now() if lease is not None and state is not None and watcher else None,
+            renewable=lease is not None and lease.renewable,
+            sessions=current.live() if current is not None else 0,
+            retiring=tuple((generation.number, generation.live()) for generation in self._reaper.retiring()),
+            leases_ending=len(watcher.tenures) if watcher is not None else 0,
+            last_error=str(error) if error is not None else None,
+            closed=closed,
+        )
+
+    # --- What the watcher calls ------------------------------------------------------------------------------
+
+    @property
+    def lane(self) -> Hashable:
+        """
+        What the database may hang on: each pool has its own.
+        """
+        return (id(self), "database")
+
+    def prepare(self, credential: Credential) -> Generation[CT]:
+        """
+        Return an open and proven generation; raise `PoolError`.
+        """
+        number = self._number + 1
+        budget = self._budget
+        assert budget is not None
+        generation = self._blueprint.build(number, budget, credential=credential, name=f"{self._name}-{number}")
+        generation.opening = True
+        make = self._blueprint.maker(credential)
+        try:
+            for attempt in Retrying(
+                retry=retry_if_exception_type((LoginFailed, ProofFailed)),
+                wait=wait_random_exponential(multiplier=0.1, max=1.0),
+                stop=stop_after_delay(PROOF_TIMEOUT),
+                sleep=self._pause,
+                reraise=True,
+            ):
+                with attempt:
+                    generation.prove(make, credential.user)
+            generation.open(OPENING_TIMEOUT)
+        except BaseException:
+            generation.discard()
+            raise
+        return generation
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._watcher is None, seconds)
+
+    def discard(self, prepared: Generation[CT]) -> None:
+        """
+        Close a generation that was prepared and will not serve.
+        """
+        prepared.discard()
+
+    def install(self, prepared: Generation[CT], on_finished: Callable[[], None]) -> int | None:
+        """
+        Make *prepared* the current generation; see `Holder`.
+        """
+        with self._lock:
+            old, closed = self._current, self.closed
+            if not closed:
+                self._number = prepared.number
+                self._last_error = None
+        if closed:
+            self._retire(prepared)
+            on_finished()
+            return None
+        if old is not None:
+            old.on_finished = self._reporter(on_finished)
+        self._replace(prepared)
+        if old is None:
+            on_finished()
+        return prepared.number
+
+    def _reporter(self, on_finished: Callable[[], None]) -> Callable[[Generation[CT]], None]:
+        began = monotonic()
+
+        def report(generation: Generation[CT]) -> None:
+            seconds = monotonic() - began
+            self.emit(GenerationRetired(source=self._source.name, generation=generation.number, seconds=seconds))
+            on_finished()
+
+        return report
+
+    def vacate(self) -> None:
+        """
+        Retire the current generation without a successor: clients wait for one.
+        """
+        with self._lock:
+            old, self._current = self._current, None
+        if old is not None:
+            self._retire(old)
+
+    def report(self, error: VaultPoolError | None) -> None:
+        """
+        Keep *error* as the reason that checkouts and `rotate` give, until things work again.
+        """
+        with self._changed:
+            self._last_error = error
+            self._changed.notify_all()
+
+    def emit(self, event: Event) -> None:
+        """
+        Hand *event* to the application, in order, on a worker: a slow listener delays no lease.
+        """
+        if self._on_event is None:
+            return
+        with self._lock:
+            self._events.append(event)
+            if self._delivering:
+                return
+            self._delivering = True
+        self._runtime.submit((id(self), "events"), self._deliver)
+
+    def _deliver(self) -> None:
+        while True:
+            with self._lock:
+                if not self._events:
+                    self._delivering = False
+                    return
+                event = self._events.popleft()
+            try:
+                cast("Callable[[Event], None]", self._on_event)(event)
+            except Exception:
+                logger.exception("%s: on_event failed for %s", self._name, type(event).__name__)
+
+    def _trouble(self) -> BaseException | None:
+        current = self._current
+        refused = current.last_error if current is not None else None
+        return refused or self._last_error
+
+
+def _check(conninfo: ConninfoParam, kwargs: KwargsParam | None, min_size: int, max_size: int | None) -> None:
+    """
+    Raise `ConfigurationError` for arguments that cannot work.
+    """
+    if isinstance(conninfo, str):
+        scheme = conninfo.partition("://")[0]
+        if "+" in scheme and "://" in conninfo:
+            raise ConfigurationError(
+                f"conninfo must be libpq's: {scheme}:// is SQLAlchemy's form of a URL; write postgresql:// instead"
+            )
+        try:
+            given = conninfo_to_dict(conninfo)
+        except Exception:  # noqa: BLE001 - its text may quote a password
+            given = None
+        if given is None:
+            raise ConfigurationError("conninfo is no connection string that libpq understands")
+        _no_credential("conninfo", given)
+    if isinstance(kwargs, dict):
+        _no_credential("kwargs", kwargs)
+    if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 0:
+        raise ConfigurationError(f"min_size must be a number of at least 0, not {min_size!r}")
+    most = min_size if max_size is None else max_size
+    if isinstance(most, bool) or not isinstance(most, int) or most < max(1, min_size):
+        raise ConfigurationError(
+            f"max_size must be at least 1 and at least min_size ({min_size}), not {most!r}: raise max_size"
+        )
+
+
+def _no_credential(setting: str, given: dict[str, Any]) -> None:
+    found = [key for key in ("user", "password", "passfile") if given.get(key)]
+    if found:
+        raise ConfigurationError(
+            f"{setting} holds {' and '.join(found)}, but the source brings them: remove {' and '.join(found)}"
+        )
+
+
+def _hopeless(error: VaultPoolError | None) -> bool:
+    return isinstance(error, ConfigurationError) or (isinstance(error, VaultError) and not error.retryable)
+
+
+_numbers = itertools.count(1)
+_open_pools: weakref.WeakSet[VaultPool[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_forgotten() -> None:
+    for pool in list(_open_pools):
+        warnings.warn(f"{pool!r} was not closed: use `with`, or call close()", ResourceWarning, stacklevel=1)
+        pool.close()
