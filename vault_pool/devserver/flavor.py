@@ -1,0 +1,63 @@
+"""
+What differs between OpenBao 2.5 and Vault 1.14.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flavor:
+    """
+    The texts and habits of one product; where nothing is said here, both do the same.
+    """
+
+    name: str
+    product: str
+    version: str
+    plugin_version: str
+    service_prefix: str
+    service_length: int
+    batch_prefix: str
+    redirect_status: int
+    redirect_text: str
+    ping: str
+    openbao: bool
+
+    def conversion_error(self, value: str, field: str, reason: str) -> str:
+        """
+        Return the text for a field whose value has the wrong form; only Vault repeats the value.
+        """
+        shown = "" if self.openbao else f"{value} "
+        return f'error converting input {shown}for field "{field}": {reason}'
+
+
+OPENBAO: Final = Flavor(
+    name="openbao",
+    product="OpenBao",
+    version="2.5.5",
+    plugin_version="v2.5.5+builtin.bao",
+    service_prefix="s.",
+    service_length=24,
+    batch_prefix="b.",
+    redirect_status=307,
+    redirect_text="Temporary Redirect",
+    ping="-- ping",
+    openbao=True,
+)
+VAULT: Final = Flavor(
+    name="vault",
+    product="Vault",
+    version="1.14.9",
+    plugin_version="v1.14.9+builtin.vault",
+    service_prefix="hvs.",
+    service_length=91,
+    batch_prefix="hvb.",
+    redirect_status=301,
+    redirect_text="Moved Permanently",
+    ping=";",
+    openbao=False,
+)
+FLAVORS: Final = {flavor.name: flavor for flavor in (OPENBAO, VAULT)}

@@ -1,0 +1,209 @@
+"""
+The development server: Vault's HTTP API on a real PostgreSQL, in memory, for demos and tests.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import secrets
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from vault_pool.devserver.clock import Clock, SystemClock
+from vault_pool.devserver.core import Core
+from vault_pool.devserver.faults import Faults, Hang
+from vault_pool.devserver.flavor import FLAVORS
+from vault_pool.devserver.front import Front, HttpRequest
+from vault_pool.devserver.mounts import Mount
+from vault_pool.devserver.setup import SetUp
+from vault_pool.devserver.system import SystemEngine
+from vault_pool.devserver.tls import ThrowawayCertificate
+from vault_pool.devserver.token_engine import TokenEngine
+from vault_pool.devserver.token_entry import Auth
+from vault_pool.devserver.web import WebServer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class DevServer(SetUp):
+    """
+    Vault's API from `start()` (or ``with``) until `close()`; nothing is kept. Not for production. Thread-safe.
+
+    *root_token*: None makes a random one. *host* other than a loopback address needs *allow_remote*. *port* 0: the
+    system chooses. *flavor*: "openbao" (2.5) or "vault" (1.14). *tls*: with a certificate of its own, whose authority
+    is in `ca_file`. *clock*: with a `ManualClock` nothing ends by itself, see `step()`. *listen* False: no socket, only
+    `request()`. *revoke_on_close*: drop the database roles that are left. Raises ValueError for an impossible setting.
+    """
+
+    def __init__(
+        self,
+        root_token: str | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        flavor: str = "openbao",
+        tls: bool = False,
+        allow_remote: bool = False,
+        clock: Clock | None = None,
+        listen: bool = True,
+        revoke_on_close: bool = True,
+    ) -> None:
+        if flavor not in FLAVORS:
+            raise ValueError(f"flavor must be one of {', '.join(sorted(FLAVORS))}")
+        if not allow_remote and not _is_loopback(host):
+            raise ValueError(f"{host} is no loopback address; allow_remote=True would let the network in")
+        self.root_token = root_token or f"dev-{secrets.token_urlsafe(18)}"
+        self.port = port
+        self.faults = Faults()
+        self._host = host
+        self._flavor = FLAVORS[flavor]
+        self._tls = tls
+        self._clock = clock or SystemClock()
+        self._listen = listen
+        self._revoke_on_close = revoke_on_close
+        self._certificate: ThrowawayCertificate | None = None
+        self._web: WebServer | None = None
+        self._core: Core | None = None
+        self._front: Front | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(address={self.address!r}, flavor={self._flavor.name!r})"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def address(self) -> str:
+        """
+        The base URL.
+        """
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http{'s' if self._tls else ''}://{host}:{self.port}"
+
+    @property
+    def ca_file(self) -> str | None:
+        """
+        The path of the authority's certificate; None without TLS.
+        """
+        return None if self._certificate is None else self._certificate.ca_file
+
+    @property
+    def core(self) -> Core:
+        """
+        The state behind the API, for tests that look inside.
+        """
+        if self._core is None:
+            raise RuntimeError("the development server is not running")
+        return self._core
+
+    def start(self) -> None:
+        """
+        Listen.
+        """
+        if self._core is not None:
+            raise RuntimeError("the development server is running already")
+        core = Core(self._flavor, self._clock)
+        core.mounts.add(Mount(path="sys/", engine=SystemEngine(core), description="system endpoints"))
+        core.mounts.add(Mount(path="auth/token/", engine=TokenEngine(core), description="token based credentials"))
+        root = Auth(policies=["root"], renewable=False)
+        core.tokens.issue(root, "auth/token/create", core.limits("auth/token/"), token_id=self.root_token)
+        self._core, self._front = core, Front(core, self.faults)
+        if self._listen:
+            try:
+                self._certificate = ThrowawayCertificate() if self._tls else None
+                self._web = WebServer(self._front, self._host, self.port, self._certificate)
+            except BaseException:
+                self.close()
+                raise
+            self.port = self._web.port
+
+    def close(self) -> None:
+        """
+        Stop; leave no thread, no session and, if so wished, no database role behind. Twice does no harm.
+        """
+        self.faults.clear()
+        core, self._core = self._core, None
+        if self._web is not None:
+            self._web.close()
+            self._web = None
+        if core is not None:
+            core.leases.timers.pause(True)
+            if self._revoke_on_close:
+                for mount in core.mounts.all():
+                    if not mount.is_auth:
+                        core.leases.revoke_prefix(mount.path, force=True)
+            for mount in core.mounts.all():
+                mount.engine.close()
+            core.leases.timers.close()
+        if self._certificate is not None:
+            self._certificate.close()
+            self._certificate = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, dict[str, Any] | None]:
+        """
+        Answer a request without a socket; *path* begins with ``/v1/`` or behind it. Return status and body.
+        """
+        if self._front is None:
+            raise RuntimeError("the development server is not running")
+        sent = {name.lower(): value for name, value in (headers or {}).items()}
+        if token is not None:
+            sent["x-vault-token"] = token
+        target = path if path.startswith("/") else f"/v1/{path}"
+        raw = b"" if body is None else json.dumps(body).encode()
+        answer = self._front.handle(HttpRequest(method=method, target=target, headers=sent, body=raw))
+        return answer.status, answer.body
+
+    def seal(self) -> None:
+        """
+        Seal, as an operator would.
+        """
+        self.core.seal()
+
+    def unseal(self) -> None:
+        """
+        Unseal; what fell due meanwhile ends now.
+        """
+        self.core.unseal()
+
+    def hang(self, prefix: str, *, after: bool = False) -> Hang:
+        """
+        Hold the answers to requests whose path begins with *prefix* (without ``/v1/``) until the result is released.
+
+        *after*: they are carried out first.
+        """
+        return self.faults.hang(prefix, after=after)
+
+    def fail(self, prefix: str, status: int = 500, body: Any = None, *, times: int = 1) -> None:
+        """
+        Answer the next *times* requests whose path begins with *prefix* with *status* and *body*.
+        """
+        self.faults.fail(prefix, status, {"errors": ["internal error"]} if body is None else body, times)
+
+    def step(self, seconds: float = 0.0) -> None:
+        """
+        Move the `ManualClock` and do, in this thread, what falls due on the way; 0 does what was put off.
+        """
+        self.core.leases.timers.step(seconds)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

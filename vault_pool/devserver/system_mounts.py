@@ -1,0 +1,177 @@
+"""
+`sys/mounts` and `sys/auth`: what is mounted, and how it is tuned; and who is locked out of an auth method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from vault_pool.devserver.approle import AppRoleEngine
+from vault_pool.devserver.engines import AUTH, SECRETS
+from vault_pool.devserver.errors import refused
+from vault_pool.devserver.framework import ANY, FLAG, SECONDS, TEXT, Fields, Reply, Request, Route
+from vault_pool.devserver.mounts import Mount
+from vault_pool.devserver.values import BadDurationError, parse_duration
+
+if TYPE_CHECKING:
+    from vault_pool.devserver.core import Core
+
+_MOUNT_FIELDS: Final = {
+    "type": TEXT,
+    "description": TEXT,
+    "config": ANY,
+    "options": ANY,
+    "local": FLAG,
+    "seal_wrap": FLAG,
+    "external_entropy_access": FLAG,
+    "plugin_name": TEXT,
+    "plugin_version": TEXT,
+}
+_TUNE_FIELDS: Final = {
+    "default_lease_ttl": SECONDS,
+    "max_lease_ttl": SECONDS,
+    "description": TEXT,
+    "user_lockout_config": ANY,
+    "options": ANY,
+    "token_type": TEXT,
+}
+
+
+class MountPaths:
+    """
+    The paths of mounts; an auth method called `x` is the mount `auth/x/`.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        path = "(?P<path>.+?)"
+        self.routes: Sequence[Route] = (
+            *(
+                route
+                for kind in ("mounts", "auth")
+                for route in (
+                    Route(
+                        pattern=f"(?P<kind>{kind})/{path}/tune",
+                        fields=_TUNE_FIELDS,
+                        operations={"read": self._read_tune, "update": self._tune},
+                    ),
+                    Route(pattern=f"(?P<kind>{kind})/?", operations={"read": self._all}),
+                    Route(
+                        pattern=f"(?P<kind>{kind})/{path}/?",
+                        fields=_MOUNT_FIELDS,
+                        operations={"read": self._read, "update": self._mount, "delete": self._unmount},
+                    ),
+                )
+            ),
+            Route(pattern="internal/ui/mounts/?", operations={"read": self._ui_all}),
+            Route(pattern=f"internal/ui/mounts/{path}/?", operations={"read": self._ui_one}),
+            Route(pattern="locked-users", operations={"read": self._locked}),
+            Route(pattern="locked-users/(?P<accessor>[^/]+)/unlock/(?P<name>.+)", operations={"update": self._unlock}),
+        )
+
+    def _all(self, _request: Request, fields: Fields) -> Reply:
+        auth = fields.text("kind") == "auth"
+        shown = {
+            mount.path.removeprefix("auth/") if auth else mount.path: mount.show(self._core.flavor)
+            for mount in self._core.mounts.all()
+            if mount.is_auth is auth
+        }
+        return Reply(data=shown, flat=True)
+
+    def _path(self, fields: Fields) -> str:
+        prefix = "auth/" if fields.text("kind") == "auth" else ""
+        return f"{prefix}{fields.text('path').strip('/')}/"
+
+    def _found(self, fields: Fields, refusal: str = 'cannot fetch sysview for path "{}"') -> Mount:
+        path = self._path(fields)
+        mount = self._core.mounts.get(path)
+        if mount is None:
+            raise refused(refusal.format(path))
+        return mount
+
+    def _read(self, _request: Request, fields: Fields) -> Reply:
+        auth = fields.text("kind") == "auth"
+        refusal = f"No auth engine at {fields.text('path')}/" if auth else "No secret engine mount at {}"
+        return Reply(data=self._found(fields, refusal).show(self._core.flavor), flat=True)
+
+    def _mount(self, _request: Request, fields: Fields) -> None:
+        path, kind = self._path(fields), fields.text("type")
+        make = (AUTH if path.startswith("auth/") else SECRETS).get(kind)
+        if make is None:
+            raise refused(f"plugin not found in the catalog: {kind}")
+        config: Mapping[str, Any] = fields.get("config", {})
+        mount = Mount(
+            path=path,
+            engine=make(self._core),
+            description=fields.text("description"),
+            default_lease_ttl=_seconds(config.get("default_lease_ttl")),
+            max_lease_ttl=_seconds(config.get("max_lease_ttl")),
+            options=fields.get("options") or {},
+        )
+        with self._core.lock:
+            taken = self._core.mounts.conflict(path)
+            if taken is not None:
+                shown = taken.path.removeprefix("auth/")
+                raise refused(f"path is already in use at {shown}")
+            self._core.mounts.add(mount)
+
+    def _unmount(self, _request: Request, fields: Fields) -> None:
+        """
+        Revoke the mount's leases, then forget it. vault: it stays behind, tainted, if a revocation fails.
+        """
+        mount = self._core.mounts.get(self._path(fields))
+        if mount is not None:
+            mount.tainted = True
+            self._core.leases.revoke_prefix(mount.path)
+            self._core.mounts.remove(mount.path)
+            mount.engine.close()
+
+    def _read_tune(self, _request: Request, fields: Fields) -> Reply:
+        return Reply(data=self._found(fields).show_tune(), flat=True)
+
+    def _tune(self, _request: Request, fields: Fields) -> None:
+        mount = self._found(fields)
+        mount.default_lease_ttl = fields.get("default_lease_ttl", mount.default_lease_ttl)
+        mount.max_lease_ttl = fields.get("max_lease_ttl", mount.max_lease_ttl)
+        mount.description = fields.get("description", mount.description)
+        mount.lockout = {**mount.lockout, **fields.get("user_lockout_config", {})}
+
+    def _ui_all(self, _request: Request, _fields: Fields) -> Reply:
+        mounts = self._core.mounts.all()
+        shown = {mount.path: mount.show(self._core.flavor) for mount in mounts}
+        auth = {path.removeprefix("auth/"): one for path, one in shown.items() if path.startswith("auth/")}
+        return Reply(data={"auth": auth, "secret": {path: one for path, one in shown.items() if path[:5] != "auth/"}})
+
+    def _ui_one(self, _request: Request, fields: Fields) -> Reply:
+        mount = self._core.mounts.find(fields.text("path"))
+        if mount is None:
+            raise refused("preflight capability check returned 403, please ensure client's policies grant access")
+        return Reply(data=mount.show(self._core.flavor) | {"path": mount.path})
+
+    def _locked(self, _request: Request, _fields: Fields) -> Reply:
+        locked = {
+            mount.accessor: mount.engine.lockout.names(mount.lockout)
+            for mount in self._core.mounts.all()
+            if isinstance(mount.engine, AppRoleEngine)
+        }
+        found = [
+            {"mount_accessor": accessor, "counts": len(names), "alias_identifiers": names}
+            for accessor, names in locked.items()
+            if names
+        ]
+        total = sum(map(len, locked.values()))
+        here = {"namespace_id": "root", "namespace_path": "", "counts": total, "mount_accessors": found}
+        return Reply(data={"by_namespace": [here] if found else [], "total": total})
+
+    def _unlock(self, _request: Request, fields: Fields) -> None:
+        for mount in self._core.mounts.all():
+            if mount.accessor == fields.text("accessor") and isinstance(mount.engine, AppRoleEngine):
+                mount.engine.lockout.forget(fields.text("name"))
+
+
+def _seconds(value: Any) -> int:
+    try:
+        return 0 if value in (None, "system") else parse_duration(value)
+    except BadDurationError as error:
+        raise refused(f"unable to parse TTL of {value}: {error}") from None

@@ -1,0 +1,93 @@
+"""
+The sockets: cheroot in front of `Front`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from cheroot import wsgi
+from cheroot.ssl.builtin import BuiltinSSLAdapter
+from werkzeug.wrappers import Request, Response
+
+from vault_pool.devserver.front import MAX_BODY, Front, HttpRequest
+from vault_pool.devserver.tls import ThrowawayCertificate
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_THREADS: Final = 32
+_CHUNK: Final = 1 << 16
+
+
+class _QuietServer(wsgi.Server):
+    def error_log(self, msg: str = "", level: int = 20, traceback: bool = False) -> None:
+        """
+        Log nothing: a trace may hold a request, and most are of clients that went away.
+        """
+
+
+class WebServer:
+    """
+    An HTTP/1.1 server with keep-alive, from construction until `close()`. No access log.
+    """
+
+    def __init__(self, front: Front, host: str, port: int, certificate: ThrowawayCertificate | None) -> None:
+        self._server = _QuietServer((host, port), application(front), numthreads=_THREADS, shutdown_timeout=5)
+        if certificate is not None:
+            self._server.ssl_adapter = BuiltinSSLAdapter(certificate.certificate_file, certificate.key_file)
+        self._server.prepare()
+        self.port: int = self._server.bind_addr[1]
+        self._thread = threading.Thread(target=self._server.serve, name="devserver-http", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """
+        Answer nobody any more; return when all threads have ended.
+        """
+        self._server.stop()
+        self._thread.join()
+
+
+def application(front: Front) -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
+    """
+    Return *front* as a WSGI application.
+    """
+
+    @Request.application
+    def serve(request: Request) -> Response:
+        answer = front.handle(
+            HttpRequest(
+                method=request.method,
+                target=_target(request),
+                headers={name.lower(): value for name, value in request.headers.items()},
+                body=_body(request),
+                remote_address=request.remote_addr or "",
+            )
+        )
+        response = Response(answer.payload(), status=answer.status, headers=answer.headers)
+        if answer.status == 413:
+            response.headers["Connection"] = "close"
+        return response
+
+    return serve
+
+
+def _target(request: Request) -> str:
+    raw = request.environ.get("REQUEST_URI") or request.full_path
+    return raw.decode("latin-1") if isinstance(raw, bytes) else str(raw)
+
+
+def _body(request: Request) -> bytes:
+    """
+    Read the body, and forget what is too much: an answer before its end would meet a client that still writes.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while chunk := request.stream.read(_CHUNK):
+        size += len(chunk)
+        if size <= MAX_BODY + _CHUNK:
+            parts.append(chunk)
+    return b"".join(parts)
