@@ -31,7 +31,6 @@ from vault_pool.errors import (
     PoolTimeout,
     ProofFailed,
     VaultError,
-    VaultPoolError,
 )
 from vault_pool.events import Event, GenerationRetired
 from vault_pool.runtime import scheduler
@@ -146,7 +145,8 @@ class VaultPool(HotSwapPool[CT]):
         self._policy = policy or RenewalPolicy(retire_timeout=retire_timeout)
         self._number = 0
         self._watcher: Watcher | None = None
-        self._last_error: VaultPoolError | None = None
+        self._last_error: Exception | None = None
+        self._last_attempt: Exception | None = None
         self._on_event = on_event
         self._events: deque[Event] = deque()
         self._delivering = False
@@ -251,7 +251,7 @@ class VaultPool(HotSwapPool[CT]):
         generation serves on then, and the attempts go on.
         """
         with self._changed:
-            watcher, number, self._last_error = self._watcher, self._number, None
+            watcher, number, self._last_attempt = self._watcher, self._number, None
             if watcher is None:
                 raise PoolClosed(f"the pool {self.name!r} is not open")
         watcher.rotate()
@@ -259,8 +259,8 @@ class VaultPool(HotSwapPool[CT]):
             return
         whole = self.timeout if timeout is None else timeout
         with self._changed:
-            self._changed.wait_for(lambda: self._number > number or self._last_error or self._closed, whole)
-            error = self._last_error
+            self._changed.wait_for(lambda: self._number > number or self._last_attempt or self._closed, whole)
+            error = self._last_attempt
             if self._number > number:
                 return
         if error is None:
@@ -286,7 +286,7 @@ class VaultPool(HotSwapPool[CT]):
             renewable=lease is not None and lease.renewable,
             sessions=current.live() if current is not None else 0,
             retiring=tuple((generation.number, generation.live()) for generation in self._reaper.retiring()),
-            leases_ending=len(watcher.tenures) if watcher is not None else 0,
+            leases_ending=len(watcher.endings) if watcher is not None else 0,
             last_error=str(error) if error is not None else None,
             closed=closed,
         )
@@ -375,12 +375,14 @@ class VaultPool(HotSwapPool[CT]):
         if old is not None:
             self._retire(old)
 
-    def report(self, error: VaultPoolError | None) -> None:
+    def report(self, error: Exception | None, *, attempt: bool = False) -> None:
         """
-        Keep *error* as the reason that checkouts and `rotate` give, until things work again.
+        Keep *error* as the reason that checkouts give until things work again; `rotate` hears of failed attempts.
         """
         with self._changed:
             self._last_error = error
+            if attempt:
+                self._last_attempt = error
             self._changed.notify_all()
 
     def emit(self, event: Event) -> None:
@@ -450,7 +452,7 @@ def _no_credential(setting: str, given: dict[str, Any]) -> None:
         )
 
 
-def _hopeless(error: VaultPoolError | None) -> bool:
+def _hopeless(error: Exception | None) -> bool:
     return isinstance(error, ConfigurationError) or (isinstance(error, VaultError) and not error.retryable)
 
 

@@ -104,7 +104,8 @@ def advance(state: LeaseState, event: Event, now: float, policy: RenewalPolicy) 
             return replace(state, phase=Phase.ENDED)
         case Succeeded() if state.lease is not None and not state.succeeded:
             # It comes with the answer to a read: what was on its way belongs to the successor.
-            return _timed(replace(state, phase=Phase.RETIRING, failures=0, sent_at=None), policy)
+            retiring = replace(state, phase=Phase.RETIRING, failures=0, wanted=False, sent_at=None)
+            return _timed(retiring, policy)
         case Drained() if state.phase is Phase.RETIRING:
             return replace(state, phase=Phase.REVOKING, due=now, failures=0)
         case _:
@@ -216,7 +217,7 @@ def _renewed(state: LeaseState, event: Renewed, now: float, policy: RenewalPolic
     assert state.lease is not None
     lease = state.lease.renewed(event.duration, event.stamped_at)
     longer = replace(state, lease=lease, draw=event.draw, failures=0)
-    if state.phase is Phase.REVOKING or (state.phase is Phase.FINAL and state.wanted):
+    if state.wanted or state.phase is Phase.REVOKING:
         return longer
     timed = _timed(longer, policy)
     if timed.serving and not lease.renewable:

@@ -151,7 +151,13 @@ class Workers:
                 return
             thread = threading.Thread(target=self._work, name=f"vault_pool-worker-{next(self._numbers)}", daemon=True)
             self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            # Since Python 3.12 no thread can be started once the interpreter has begun to exit: the caller works.
+            with self._changed:
+                self._threads.discard(thread)
+            self._work(until_empty=True)
 
     def _take(self) -> tuple[Hashable, Callable[[], None]] | None:
         """
@@ -164,10 +170,10 @@ class Workers:
                 return lane, fn
         return None
 
-    def _next(self) -> tuple[Hashable, Callable[[], None]] | None:
+    def _next(self, *, until_empty: bool) -> tuple[Hashable, Callable[[], None]] | None:
         with self._changed:
             while True:
-                if (job := self._take()) is not None:
+                if (job := self._take()) is not None or until_empty:
                     return job
                 self._idle += 1
                 heard = not self._stopped and self._changed.wait(WORKER_IDLE)
@@ -178,8 +184,8 @@ class Workers:
                     self._threads.discard(threading.current_thread())
                     return None
 
-    def _work(self) -> None:
-        while (job := self._next()) is not None:
+    def _work(self, *, until_empty: bool = False) -> None:
+        while (job := self._next(until_empty=until_empty)) is not None:
             lane, fn = job
             try:
                 fn()

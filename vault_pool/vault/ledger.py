@@ -1,14 +1,27 @@
 """
-Which tokens there are, and which leases hang on which. Memory only; the keeper's lock guards it.
+Which tokens there are, where the current one stands, and which leases hang on which.
+
+Memory only: no I/O, no clock, no lock; the keeper's lock guards it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vault_pool.core.lease import Lease
-from vault_pool.core.machine import Owner
+from vault_pool.core.machine import (
+    Event,
+    Issued,
+    LeaseState,
+    Lost,
+    Owner,
+    Phase,
+    Renewed,
+    RotationRequested,
+    advance,
+)
+from vault_pool.core.policy import RenewalPolicy
 from vault_pool.vault.answer import Grant
 from vault_pool.vault.secret import Secret
 
@@ -60,11 +73,13 @@ class Held:
 
 class Ledger:
     """
-    The current token, those before it that leases still hang on, and the leases.
+    The current token with the state of its life, those before it that leases still hang on, and the leases.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, policy: RenewalPolicy) -> None:
+        self.state = LeaseState()
         self.current: Held | None = None
+        self._policy = policy
         self._older: list[Held] = []
         self._issuers: dict[str, Held] = {}
 
@@ -74,15 +89,56 @@ class Ledger:
         """
         return [*self._older, *([] if self.current is None else [self.current])]
 
-    def add(self, grant: Grant, lease: Lease, *, ours: bool) -> Held:
+    def advance(self, event: Event, now: float) -> None:
         """
-        Make the token of *grant* the current one; the one before it is final from now on.
+        Advance the life of the current token.
         """
-        if self.current is not None:
-            self.current.final = True
-            self._older.append(self.current)
-        self.current = Held(secret=grant.token, ours=ours, batch=grant.batch, lease=lease, uses=grant.uses)
-        return self.current
+        self.state = advance(self.state, event, now, self._policy)
+        held, lease = self.current, self.state.lease
+        if held is not None and lease is not None:
+            held.lease = lease
+            held.final = self.state.phase is not Phase.ACTIVE
+            held.truncated = held.truncated or (isinstance(event, Renewed) and held.final)
+
+    def accept(self, grant: Grant, now: float, draw: float, *, ours: bool) -> None:
+        """
+        Make the token of *grant*, asked for at *now*, the current one; another one before it is final from now on.
+        """
+        current = self.current
+        same = current is not None and not current.dead and current.secret == grant.token
+        # A given token whose renewals were truncated once stays what it is; only its end may have moved.
+        renewable = grant.renewable and not (same and current is not None and current.truncated)
+        lease = replace(Lease.issued("", grant.ttl, now, renewable=renewable), increment=grant.increment)
+        if same and current is not None:
+            current.uses = grant.uses
+        else:
+            if current is not None:
+                current.final = True
+                self._older.append(current)
+            self.current = Held(secret=grant.token, ours=ours, batch=grant.batch, lease=lease, uses=grant.uses)
+        self.advance(Issued(lease, Owner(), draw), now)
+
+    def usable(self, now: float, *, issuing: bool) -> Held | None:
+        """
+        Return the current token if it is good for a request, and, where that is *issuing* a lease, will live on.
+        """
+        held = self.current
+        if held is None or held.dead or now >= held.lease.expires_at:
+            return None
+        if held.spent:
+            if self.state.phase is Phase.ACTIVE:
+                self.advance(RotationRequested(), now)
+            return None
+        half_life = held.lease.issued_at + (held.lease.expires_at - held.lease.issued_at) / 2
+        return None if issuing and held.ours and held.final and now >= half_life else held
+
+    def die(self, held: Held, now: float) -> None:
+        """
+        Write down that Vault knows *held* no more.
+        """
+        held.dead = True
+        if held is self.current:
+            self.advance(Lost(), now)
 
     def spend(self, held: Held, *, keep: int = 0) -> bool:
         """

@@ -10,11 +10,11 @@ Rule 4: the lock guards memory only; no request is made, and no listener called,
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from vault_pool.core.lease import Lease
@@ -22,19 +22,14 @@ from vault_pool.core.machine import (
     Action,
     Event,
     Failed,
-    Issued,
     Lapse,
     Lapsed,
-    LeaseState,
-    Lost,
     Owner,
-    Phase,
     Read,
     Renew,
     Renewed,
     RotationRequested,
     Sent,
-    advance,
     decide,
 )
 from vault_pool.core.policy import RenewalPolicy
@@ -71,12 +66,11 @@ class TokenKeeper:
         self._flights = SingleFlight()
         self._upkeep = Upkeep(self._decide, self._act)
         self._lock = threading.RLock()  # guards everything below
-        self._ledger = Ledger()
-        self._state = LeaseState()
+        self._ledger = Ledger(self._policy)
         self._login_error: VaultPoolError | None = None
 
     def __repr__(self) -> str:
-        return f"<TokenKeeper {self._auth.name}: {self._state.phase.value}>"
+        return f"<TokenKeeper {self._auth.name}: {self._ledger.state.phase.value}>"
 
     # --- for requests --------------------------------------------------------------------------------------
 
@@ -88,10 +82,11 @@ class TokenKeeper:
         """
         for _ in range(3):
             with self._lock:
-                held = self._usable(issuing=issuing)
+                held = self._ledger.usable(self._clock(), issuing=issuing)
                 if held is not None:
                     return self._ledger.borrow(held)
-            self._flights.run(self._log_in)
+                found = self._ledger.current
+            self._flights.run(functools.partial(self._log_in, found))
         raise VaultUnavailable("the tokens that Vault issues are used up at once", created_nothing=True)
 
     def give_back(self, held: Held, answer: Answer | None = None, *, issuing: bool = False) -> None:
@@ -175,7 +170,7 @@ class TokenKeeper:
         """
         self._upkeep.stop()
         with self._lock:
-            tokens, self._ledger, self._state = self._ledger.tokens(), Ledger(), LeaseState()
+            tokens, self._ledger = self._ledger.tokens(), Ledger(self._policy)
         self._revoke_all(tokens)
 
     def _revoke_all(self, tokens: list[Held]) -> None:
@@ -190,14 +185,15 @@ class TokenKeeper:
     def _decide(self) -> Action | None:
         with self._lock:
             # Without a token in force there is nothing to keep up: the next request logs in.
-            return decide(self._state, self._clock(), self._policy) if self._state.serving else None
+            return decide(self._ledger.state, self._clock(), self._policy) if self._ledger.state.serving else None
 
     def _act(self, action: Action) -> None:
+        found = self._ledger.current
         try:
             if isinstance(action, Renew):
                 self._renew()
             elif isinstance(action, Read):
-                self._flights.run(self._log_in)
+                self._flights.run(functools.partial(self._log_in, found))
             elif isinstance(action, Lapse):
                 with self._lock:
                     self._advance(Lapsed())
@@ -240,20 +236,10 @@ class TokenKeeper:
 
     # --- login ---------------------------------------------------------------------------------------------
 
-    def _usable(self, *, issuing: bool) -> Held | None:
-        held, now = self._ledger.current, self._clock()
-        if held is None or held.dead or now >= held.lease.expires_at:
-            return None
-        if held.spent:
-            # The last use would end the token, and its leases with it.
-            if self._state.phase is Phase.ACTIVE:
-                self._advance(RotationRequested())
-            return None
-        half_life = held.lease.issued_at + (held.lease.expires_at - held.lease.issued_at) / 2
-        return None if issuing and held.ours and held.final and now >= half_life else held
-
-    def _log_in(self) -> None:
+    def _log_in(self, found: Held | None) -> None:
         with self._lock:
+            if self._ledger.current is not found:
+                return  # another flight landed between the look at `found`, which is not good enough, and this one
             self._wait_its_time()
             self._advance(Sent())
             now, current = self._clock(), self._ledger.current
@@ -270,7 +256,7 @@ class TokenKeeper:
             self._upkeep.arm()
         with self._lock:
             self._login_error = None
-            self._accept(grant, now)
+            self._ledger.accept(grant, now, self._upkeep.draw(), ours=self._auth.ours)
         self._upkeep.announce()
         self._upkeep.arm()
         self._revoke_spare()
@@ -279,51 +265,29 @@ class TokenKeeper:
         """
         Raise the error of the last login while it is not yet time for another.
         """
-        pause = self._state.due - self._clock()
+        pause = self._ledger.state.due - self._clock()
         if self._login_error is not None and pause > 0:
             error = copy.copy(self._login_error)
             if isinstance(error, VaultError):
                 error.retry_after = pause
             raise error
 
-    def _accept(self, grant: Grant, now: float) -> None:
-        current = self._ledger.current
-        same = current is not None and not current.dead and current.secret == grant.token
-        # A given token whose renewals were truncated once stays what it is; only its end may have moved.
-        renewable = grant.renewable and not (same and current is not None and current.truncated)
-        lease = replace(Lease.issued("", grant.ttl, now, renewable=renewable), increment=grant.increment)
-        if same and current is not None:
-            current.uses = grant.uses
-        else:
-            current = self._ledger.add(grant, lease, ours=self._auth.ours)
-        self._advance(Issued(lease, Owner(), self._upkeep.draw()))
-
     def _advance(self, event: Event) -> None:
-        """
-        Advance the machine, and write what it knows of the current token into the ledger. The lock is held.
-        """
-        self._state = advance(self._state, event, self._clock(), self._policy)
-        held, lease = self._ledger.current, self._state.lease
-        if held is not None and lease is not None:
-            held.lease = lease
-            held.final = self._state.phase is not Phase.ACTIVE
-            held.truncated = held.truncated or (isinstance(event, Renewed) and held.final)
+        self._ledger.advance(event, self._clock())
 
     def _die(self, held: Held) -> None:
         with self._lock:
             if held.dead:
                 return
-            held.dead = True
-            if held is self._ledger.current:
-                self._advance(Lost())
-                if not held.proven:
-                    # Its login went well, so that another one would only repeat this: not at once.
-                    self._login_error = VaultDenied(
-                        "Vault refuses the token right after the login that gave it: is it bound to other addresses "
-                        "(token_bound_cidrs)?",
-                        token_dead=True,
-                    )
-                    self._advance(Failed(self._upkeep.draw(), retryable=False))
+            self._ledger.die(held, self._clock())
+            if held is self._ledger.current and not held.proven:
+                # Its login went well, so that another one would only repeat this: not at once.
+                self._login_error = VaultDenied(
+                    "Vault refuses the token right after the login that gave it: is it bound to other addresses "
+                    "(token_bound_cidrs)?",
+                    token_dead=True,
+                )
+                self._advance(Failed(self._upkeep.draw(), retryable=False))
         logger.warning("%s: the token is dead, and its leases with it", self._auth.name)
         self._upkeep.announce()
 

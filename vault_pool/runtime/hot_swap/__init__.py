@@ -1,14 +1,16 @@
 """
 Pools that are replaced while they are in use. The only home of psycopg_pool, but for the bases of our errors.
 
-* `holder` — `HotSwapPool`, what the application holds.
-* `generation` — a pool bound to one credential, with an exact count of its connections.
+* `holder` — `HotSwapPool`, what the application holds; `checkout` — one use of a connection by it;
+  `surface` — the rest of psycopg_pool's names.
+* `generation` — a pool bound to one credential, with an exact count of its connections; `blueprint` builds it.
 * `tracking` — connections that know their generation and are returned once.
 * `budget` — how many connections all generations together may hold.
 * `reaper` — the thread that lets retired generations finish.
 """
 
-from vault_pool.runtime.hot_swap.generation import Blueprint, Generation
+from vault_pool.runtime.hot_swap.blueprint import Blueprint
+from vault_pool.runtime.hot_swap.generation import Generation
 from vault_pool.runtime.hot_swap.holder import HotSwapPool
 
 __all__ = ["Blueprint", "Generation", "HotSwapPool"]

@@ -7,96 +7,27 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable
-from threading import get_ident
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
 
 from vault_pool.errors import ConfigurationError, PoolClosed, PoolTimeout, TooManyRequests
+from vault_pool.runtime.hot_swap.blueprint import Blueprint
 from vault_pool.runtime.hot_swap.budget import Budget
-from vault_pool.runtime.hot_swap.generation import NOBODY_WAITS, Blueprint, Generation, closed
+from vault_pool.runtime.hot_swap.checkout import NOT_SERVED, Checkout, NotServed
+from vault_pool.runtime.hot_swap.generation import NOBODY_WAITS, Generation
 from vault_pool.runtime.hot_swap.reaper import Reaper
-from vault_pool.runtime.hot_swap.tracking import take_back
+from vault_pool.runtime.hot_swap.surface import REQUESTS_ERRORS, Surface, counters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_REQUESTS_NUM = "requests_num"
-_REQUESTS_ERRORS = "requests_errors"
-_USAGE_MS = "usage_ms"
-_MEASURES = frozenset({"pool_min", "pool_max", "pool_size", "pool_available", "requests_waiting"})
-_NOT_SERVED = (PoolClosed, PoolTimeout, TooManyRequests)
-_NotServed = PoolClosed | PoolTimeout | TooManyRequests | None
 
-
-class Checkout(Generic[CT]):
-    """
-    The context manager of `HotSwapPool.connection`: one use, by one thread.
-
-    A class and not a generator: stacked on psycopg_pool's own generator, a second one would cost a quarter more.
-    """
-
-    __slots__ = ("_conn", "_generation", "_holder", "_loan", "_timeout")
-
-    def __init__(self, holder: HotSwapPool[CT], timeout: float | None) -> None:
-        self._holder = holder
-        self._timeout = timeout
-
-    def __enter__(self) -> CT:
-        holder = self._holder
-        began = monotonic()
-        with holder._lock:
-            generation = holder._current
-        if generation is None:
-            conn, generation = holder._getconn_elsewhere(None, None, self._timeout, began)
-        else:
-            try:
-                conn = generation.getconn(self._timeout)
-            except _NOT_SERVED as error:
-                conn, generation = holder._getconn_elsewhere(generation, error, self._timeout, began)
-        self._conn = conn
-        self._generation = generation
-        self._loan = conn._loan = (monotonic(), get_ident())  # type: ignore[attr-defined]  # a record of ours
-        if generation.foreign:
-            generation.register(conn)
-        return conn
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        conn, generation, loan = self._conn, self._generation, self._loan
-        pool = generation.pool
-        if getattr(conn, "_loan", None) is not loan or conn._pool is not pool:
-            # The body gave it back by itself; by now it may be somebody else's.
-            return
-        try:
-            conn.__exit__(exc_type, exc, tb)
-        finally:
-            if take_back(conn):
-                generation.putconn(conn)
-            pool._stats[_USAGE_MS] += int(1000.0 * (monotonic() - loan[0]))
-
-
-def _shared(name: str, doc: str) -> Any:
-    """
-    Return a property for the setting *name*, which current and later generations share.
-    """
-
-    def get(self: HotSwapPool[Any]) -> Any:
-        return self._setting(name)
-
-    def put(self: HotSwapPool[Any], value: Any) -> None:
-        self._set(name, value)
-
-    return property(get, put, doc=doc)
-
-
-class HotSwapPool(Generic[CT]):
+class HotSwapPool(Surface[CT]):
     """
     Serve connections from the current pool while others retire.
 
@@ -290,7 +221,7 @@ class HotSwapPool(Generic[CT]):
         """
         Keep what a generation has counted.
         """
-        counted = Counter(_counters(generation.pool.pop_stats()))
+        counted = Counter(counters(generation.pool.pop_stats()))
         with self._lock:
             self._past.update(counted)
 
@@ -313,7 +244,7 @@ class HotSwapPool(Generic[CT]):
     def _getconn_elsewhere(
         self,
         generation: Generation[CT] | None,
-        error: _NotServed,
+        error: NotServed | None,
         timeout: float | None,
         began: float,
     ) -> tuple[CT, Generation[CT]]:
@@ -328,17 +259,17 @@ class HotSwapPool(Generic[CT]):
             moved = seen is not generation
             if isinstance(error, PoolTimeout) or monotonic() >= deadline:
                 # The error names the whole time, not what was left of it for the last attempt.
-                self._past[_REQUESTS_ERRORS] += 1
+                self._past[REQUESTS_ERRORS] += 1
                 raise PoolTimeout(f"couldn't get a connection after {whole:.2f} sec") from self._trouble()
             if current is seen and error is not None and not (moved and isinstance(error, TooManyRequests)):
-                self._past[_REQUESTS_ERRORS] += 1
+                self._past[REQUESTS_ERRORS] += 1
                 raise error from self._trouble()
             assert current is not None
             self._moved += seen is not None
             seen = current
             try:
                 return self._getconn_moved(seen, deadline - monotonic()), seen
-            except _NOT_SERVED as again:
+            except NOT_SERVED as again:
                 error = again
 
     def _next_generation(self, seen: Generation[CT] | None, deadline: float) -> Generation[CT] | None:
@@ -347,7 +278,7 @@ class HotSwapPool(Generic[CT]):
         """
         with self._lock:
             if self._current is None and seen is None and 0 < self.max_waiting <= self._vacant:
-                self._past[_REQUESTS_ERRORS] += 1
+                self._past[REQUESTS_ERRORS] += 1
                 raise TooManyRequests(f"the pool {self.name!r} has already {self._vacant} requests waiting")
             self._vacant += 1
             try:
@@ -355,7 +286,7 @@ class HotSwapPool(Generic[CT]):
             finally:
                 self._vacant -= 1
             if self._closed:
-                self._past[_REQUESTS_ERRORS] += 1
+                self._past[REQUESTS_ERRORS] += 1
                 raise closed(self.name)
             return self._current or seen
 
@@ -439,6 +370,7 @@ class HotSwapPool(Generic[CT]):
             self._changed.notify_all()
         if current is not None:
             current.pool.close(timeout)
+            current.reclaim()
         self._reaper.close(timeout)
 
     @property
@@ -448,157 +380,6 @@ class HotSwapPool(Generic[CT]):
         """
         return self._closed or self._current is None or self._current.pool.closed
 
-    def _generation(self) -> Generation[CT]:
-        with self._lock:
-            current = self._current
-        if current is None:
-            raise PoolClosed(f"the pool {self.name!r} is not open yet")
-        return current
-
-    # --- What psycopg_pool's pool has besides --------------------------------------------------------------
-
-    timeout = _shared("timeout", "Seconds that a checkout may take.")
-    max_waiting = _shared("max_waiting", "How many clients may queue; 0: any number.")
-    max_lifetime = _shared("max_lifetime", "Seconds after which a connection is replaced when it comes back.")
-    max_idle = _shared("max_idle", "Seconds after which an unused connection beyond min_size is closed.")
-    reconnect_timeout = _shared("reconnect_timeout", "Seconds for which a lost connection is tried again.")
-    num_workers = _shared("num_workers", "Threads that maintain a generation.")
-    close_returns = _shared("close_returns", "Whether close() of a connection gives it back.")
-    kwargs = _shared("kwargs", "The connection arguments of the application.")
-    conninfo = _shared("conninfo", "The connection string of the application.")
-
-    check_connection = staticmethod(ConnectionPool.check_connection)
-    worker = ConnectionPool.worker
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            # Tools that look inside psycopg_pool's pool (metrics, test suites) find the current one.
-            current = self.__dict__.get("_current")
-            if current is None:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return getattr(current.pool, name)
-
-    def _setting(self, name: str) -> Any:
-        current = self._current
-        return self._blueprint.setting(name) if current is None else getattr(current.pool, name)
-
-    def _set(self, name: str, value: Any) -> None:
-        with self._lock:
-            self._blueprint = self._blueprint.changed(name, value)
-            if self._current is not None:
-                setattr(self._current.pool, name, value)
-
-    @property
-    def name(self) -> str:
-        """
-        The name by which logs and errors know the pool.
-        """
-        return self._name
-
-    @property
-    def connection_class(self) -> type[CT]:
-        """
-        The class of the connections that the application asked for.
-        """
-        current = self._current
-        foreign = current is not None and current.foreign
-        return cast("Generation[CT]", current).pool.connection_class if foreign else self._blueprint.connection_class
-
-    @property
-    def min_size(self) -> int:
-        """
-        The number of connections that the pool keeps open.
-        """
-        return cast("int", self._setting("min_size"))
-
-    @property
-    def max_size(self) -> int:
-        """
-        The number of connections up to which the pool grows.
-        """
-        return cast("int", self._setting("max_size"))
-
-    def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """
-        Change the size of the current pool and of its successors.
-        """
-        generation = self._current
-        if generation is not None:
-            generation.pool.resize(min_size, max_size)
-        with self._lock:
-            self._blueprint = self._blueprint.changed("min_size", min_size).changed("max_size", max_size)
-        if self._budget is not None:
-            self._budget.max_size = min_size if max_size is None else max_size
-            self._budget.notify()
-
-    def drain(self) -> None:
-        """
-        Replace the connections of the current pool by new ones, as psycopg_pool does; no change of credential.
-        """
-        self._generation().pool.drain()
-
-    def check(self) -> None:
-        """
-        Verify the idle connections of the current pool, and replace those that are broken.
-        """
-        self._generation().pool.check()
-
-    def reconnect_failed(self) -> None:
-        """
-        Call the application's ``reconnect_failed``, as psycopg_pool does after ``reconnect_timeout``.
-        """
-        self._generation().pool.reconnect_failed()
-
-    def run_task(self, task: Any) -> None:
-        """
-        Run a maintenance task in a worker of the current pool.
-        """
-        self._generation().pool.run_task(task)
-
-    def schedule_task(self, task: Any, delay: float) -> None:
-        """
-        Run a maintenance task in a worker of the current pool after *delay* seconds.
-        """
-        self._generation().pool.schedule_task(task, delay)
-
-    def get_stats(self) -> dict[str, int]:
-        """
-        Return psycopg_pool's statistics: measures of the current pool, counters of all pools since the start.
-        """
-        return self._stats(lambda pool: pool.get_stats(), pop=False)
-
-    def pop_stats(self) -> dict[str, int]:
-        """
-        Return the same as `get_stats`, and set the counters to zero.
-        """
-        return self._stats(lambda pool: pool.pop_stats(), pop=True)
-
-    def _stats(self, read: Callable[[ConnectionPool[CT]], dict[str, int]], *, pop: bool) -> dict[str, int]:
-        with self._lock:
-            current = self._current
-            total = Counter(self._past)
-            moved = self._moved
-            if pop:
-                self._past = Counter()
-                self._moved = 0
-        measures = {"pool_min": self.min_size, "pool_max": self.max_size, "pool_size": 0, "pool_available": 0}
-        for generation in [*self._reaper.retiring(), *([] if current is None else [current])]:
-            stats = read(generation.pool)
-            total.update(_counters(stats))
-            if generation is current:
-                measures = {key: value for key, value in stats.items() if key in _MEASURES}
-        # A client that was sent on has asked each of the pools; the application sees one request.
-        total[_REQUESTS_NUM] -= moved
-        return {key: value for key, value in total.items() if value} | measures
-
-
-def _counters(stats: dict[str, int]) -> dict[str, int]:
-    """
-    Return the counters among *stats*, without the errors: those that the application has seen are counted apart.
-    """
-    return {key: value for key, value in stats.items() if key not in _MEASURES and key != _REQUESTS_ERRORS}
-
 
 def positive(setting: str, value: float) -> float:
     """
@@ -607,3 +388,10 @@ def positive(setting: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ConfigurationError(f"{setting} must be a positive number of seconds, not {value!r}")
     return float(value)
+
+
+def closed(name: str) -> PoolClosed:
+    """
+    Return the error of a checkout from a holder that is closed.
+    """
+    return PoolClosed(f"the pool {name!r} is already closed")

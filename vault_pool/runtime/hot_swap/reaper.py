@@ -5,6 +5,7 @@ The thread that lets retired generations finish.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from time import monotonic
 from typing import Any
@@ -34,7 +35,9 @@ class Reaper:
     def __init__(self, name: str) -> None:
         self._name = name
         self._changed = threading.Condition(threading.Lock())
-        self._arrived: list[tuple[Generation[Any], float]] = []
+        # Those whose pools are still to be closed; they are in the dict below as well.
+        self._arrived: list[Generation[Any]] = []
+        # When each is to be complained about.
         self._retiring: dict[Generation[Any], float] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -46,24 +49,32 @@ class Reaper:
         After *timeout* seconds a warning names who still holds one.
         """
         with self._changed:
-            self._arrived.append((generation, monotonic() + timeout))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"{self._name}-reaper", daemon=True)
-                self._thread.start()
+            self._arrived.append(generation)
+            self._retiring[generation] = monotonic() + timeout
             self._changed.notify_all()
+            if self._thread is not None:
+                return
+            thread = self._thread = threading.Thread(target=self._run, name=f"{self._name}-reaper", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # Since Python 3.12 no thread can be started once the interpreter has begun to exit.
+            with self._changed:
+                self._thread = None
+            self._pass(at_once=True)
 
     def retiring(self) -> list[Generation[Any]]:
         """
         Return the generations that are not finished.
         """
         with self._changed:
-            return [generation for generation, _ in self._arrived] + list(self._retiring)
+            return list(self._retiring)
 
     def close(self, timeout: float) -> None:
         """
         Stop waiting for connections that are out, and wait up to *timeout* seconds for the thread to end.
 
-        Connections that are still out are closed by their pools when they come back.
+        Idle connections are closed at once, those that are out by their pools when they come back.
         """
         with self._changed:
             self._closed = True
@@ -75,36 +86,47 @@ class Reaper:
     # --- The thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (arrived := self._wait()) is not None:
-            for generation, deadline in arrived:
-                _close_pool(generation)
-                with self._changed:
-                    self._retiring[generation] = deadline
-            for generation in list(self._retiring):
-                self._look_after(generation)
+        while (at_once := self._wait()) is not None:
+            self._pass(at_once=at_once)
+            if at_once:
+                break
 
-    def _wait(self) -> list[tuple[Generation[Any], float]] | None:
+    def _wait(self) -> bool | None:
+        """
+        Return whether this is the last pass, or None when there is nothing left to do.
+        """
         with self._changed:
-            if self._closed or not (self._arrived or self._retiring):
+            if not self._retiring:
                 self._thread = None
                 return None
-            if not self._arrived:
+            if not self._arrived and not self._closed:
                 pacing = any(generation.leftovers for generation in self._retiring)
                 self._changed.wait(PACE if pacing else RECOUNT)
-            arrived, self._arrived = self._arrived, []
-            return arrived
+            return self._closed
 
-    def _look_after(self, generation: Generation[Any]) -> None:
-        if generation.leftovers:
-            dismiss(generation.leftovers.pop())
-        if not generation.leftovers:
-            generation.reclaim()
-        if generation.live() == 0 and generation.connecting == 0:
-            with self._changed:
+    def _pass(self, *, at_once: bool) -> None:
+        with self._changed:
+            arrived, self._arrived = self._arrived, []
+        for generation in arrived:
+            _close_pool(generation)
+        for generation in self.retiring():
+            self._look_after(generation, at_once=at_once)
+
+    def _look_after(self, generation: Generation[Any], *, at_once: bool) -> None:
+        for _ in range(len(generation.leftovers) if at_once else 1):
+            if generation.leftovers:
+                dismiss(generation.leftovers.pop())
+        generation.reclaim()
+        with self._changed:
+            done = generation.live() == 0 and generation.connecting == 0
+            due = monotonic() >= self._retiring[generation]
+            if done:
                 del self._retiring[generation]
+            elif due:
+                self._retiring[generation] = math.inf
+        if done:
             generation.finish()
-        elif monotonic() >= self._retiring[generation]:
-            self._retiring[generation] = float("inf")
+        elif due:
             self.complain(generation)
 
     def complain(self, generation: Generation[Any]) -> None:

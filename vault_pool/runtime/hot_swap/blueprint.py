@@ -1,0 +1,141 @@
+"""
+What every generation of a holder is built from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, cast
+
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import ConnectionPool
+from psycopg_pool.abc import CT, ConninfoParam, KwargsParam
+
+from vault_pool.core.lease import Credential
+from vault_pool.errors import LoginFailed, PoolClosed, fold
+from vault_pool.runtime.hot_swap.budget import Budget
+from vault_pool.runtime.hot_swap.generation import Generation, GenerationPool
+from vault_pool.runtime.hot_swap.tracking import tracked
+
+_OWN_FIELDS = frozenset({"conninfo", "kwargs"})
+_DEFAULTS = {name: known.default for name, known in inspect.signature(ConnectionPool).parameters.items()}
+#: ``connect_timeout`` of connections with a credential of ours, in seconds, unless the application has set one:
+#: psycopg's own is over two minutes.
+CONNECT_TIMEOUT = 10
+
+
+class Connector(Generic[CT]):
+    """
+    What a generation's pool takes for its connection class: ``connect`` is the gate of the budget.
+
+    The credential is added here, so that it is in no pool's ``kwargs``.
+    """
+
+    def __init__(self, connection_class: type[CT], credential: Credential | None) -> None:
+        self.connection_class = tracked(connection_class)
+        self.credential = credential
+        self.generation: Generation[CT] | None = None
+
+    def connect(self, conninfo: str = "", **kwargs: Any) -> CT:
+        """
+        Return a connection; raise `LoginFailed` where a credential of ours was refused.
+        """
+        assert self.generation is not None
+        return self.generation.connect(lambda: self.make(conninfo, **kwargs))
+
+    def make(self, conninfo: str, **kwargs: Any) -> CT:
+        """
+        Connect, outside of the budget.
+
+        psycopg's error holds the connection object, and its frames the arguments, both with the password: ours is
+        raised after that error is gone, with nothing but its text.
+        """
+        credential = self.credential
+        connect: Callable[..., CT] = self.connection_class.connect
+        if credential is None:
+            return connect(conninfo, **kwargs)
+        if "connect_timeout" not in kwargs and not _bounded(conninfo):
+            kwargs["connect_timeout"] = CONNECT_TIMEOUT
+        try:
+            return connect(conninfo, **{**kwargs, "user": credential.user, "password": credential.password})
+        except Exception as error:  # noqa: BLE001 - a connection class of the application may raise anything
+            problem = fold(f"{type(error).__name__}: {error}".replace(credential.password, "***"))
+        raise LoginFailed(f"PostgreSQL refused the login of {credential.user!r}, or could not be reached: {problem}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint(Generic[CT]):
+    """
+    What every generation of a holder is built from: psycopg_pool's arguments.
+    """
+
+    conninfo: ConninfoParam = ""
+    connection_class: type[Any] = Connection
+    kwargs: KwargsParam | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def setting(self, name: str) -> Any:
+        """
+        Return what a generation would have for its setting *name*.
+        """
+        if name in _OWN_FIELDS:
+            return getattr(self, name)
+        value = self.options.get(name, _DEFAULTS[name])
+        return self.setting("min_size") if name == "max_size" and value is None else value
+
+    def changed(self, name: str, value: Any) -> Blueprint[CT]:
+        """
+        Return this blueprint with another *value* for the setting *name*.
+        """
+        if name in _OWN_FIELDS:
+            return replace(self, **{name: value})
+        return replace(self, options={**self.options, name: value})
+
+    def build(
+        self, number: int, budget: Budget, *, credential: Credential | None = None, name: str | None = None
+    ) -> Generation[CT]:
+        """
+        Return a generation whose pool is not open yet.
+        """
+        connector = Connector(self.connection_class, credential)
+        options = {**self.options, "name": name or self.options.get("name")}
+        reset = self.options.get("reset")
+        pool: GenerationPool[CT] = GenerationPool(
+            self.conninfo, kwargs=self.kwargs, connection_class=cast("type[CT]", connector), **options
+        )
+        generation = Generation(pool, number, budget=budget)
+        generation.credential = credential
+        pool.generation = connector.generation = generation
+        if reset is not None:
+            pool._reset = lambda conn: _reset(generation, conn, reset)
+        return generation
+
+    def maker(self, credential: Credential) -> Callable[[], CT]:
+        """
+        Return a function that connects as *credential*, for the proof.
+        """
+        connector: Connector[CT] = Connector(self.connection_class, credential)
+
+        def make() -> CT:
+            conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
+            kwargs = self.kwargs() if callable(self.kwargs) else self.kwargs
+            return connector.make(conninfo, **(kwargs or {}))
+
+        return make
+
+
+def _bounded(conninfo: str) -> bool:
+    return "connect_timeout" in conninfo_to_dict(conninfo) or "PGCONNECT_TIMEOUT" in os.environ
+
+
+def _reset(generation: Generation[CT], conn: CT, reset: Callable[[CT], None]) -> None:
+    """
+    Run the application's *reset*, unless the reaper took *conn* for a return that nobody would see.
+    """
+    if generation.resetting.pop(id(conn), None) is None and generation.retired:
+        raise PoolClosed("the pool was retired while the connection came back")
+    reset(conn)
