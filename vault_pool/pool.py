@@ -10,8 +10,7 @@ import logging
 import threading
 import warnings
 import weakref
-from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -19,24 +18,21 @@ from typing import TYPE_CHECKING, Any, cast
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from vault_pool.core.lease import Credential
 from vault_pool.core.machine import Phase
 from vault_pool.core.policy import RenewalPolicy
 from vault_pool.errors import (
     ConfigurationError,
-    LoginFailed,
     PoolClosed,
     PoolTimeout,
-    ProofFailed,
     VaultError,
 )
-from vault_pool.events import Event, GenerationRetired
+from vault_pool.events import Event
 from vault_pool.runtime import scheduler
-from vault_pool.runtime.hot_swap import Generation, HotSwapPool
+from vault_pool.runtime.hot_swap import HotSwapPool
 from vault_pool.runtime.hot_swap.holder import positive
 from vault_pool.runtime.hot_swap.reaper import Reaper
+from vault_pool.runtime.tenant import Tenant
 from vault_pool.runtime.watcher import Watcher, forget, watcher_of
 from vault_pool.sources.base import Source
 
@@ -143,13 +139,8 @@ class VaultPool(HotSwapPool[CT]):
         self._source = source
         self._runtime = runtime or scheduler.shared
         self._policy = policy or RenewalPolicy(retire_timeout=retire_timeout)
-        self._number = 0
         self._watcher: Watcher | None = None
-        self._last_error: Exception | None = None
-        self._last_attempt: Exception | None = None
-        self._on_event = on_event
-        self._events: deque[Event] = deque()
-        self._delivering = False
+        self._tenant = Tenant(self, source.name, self._runtime, on_event)
 
     # --- Life --------------------------------------------------------------------------------------------
 
@@ -169,14 +160,14 @@ class VaultPool(HotSwapPool[CT]):
             if self._closed:
                 raise PoolClosed("pool has already been opened/closed and cannot be reused")
             if self._watcher is None:
-                self._last_error = None
+                self._tenant.last_error = None
                 self._watcher = watcher_of(self._source, self._policy, self._runtime)
                 _open_pools.add(self)
                 opening = self._watcher
             else:
                 opening = None
         if opening is not None:
-            opening.attach(self)
+            opening.attach(self._tenant)
         if wait and self._current is None:
             self.wait(timeout)
 
@@ -187,10 +178,10 @@ class VaultPool(HotSwapPool[CT]):
         with self._changed:
             if self._watcher is None:
                 raise PoolClosed(f"the pool {self.name!r} is not open yet")
-            self._changed.wait_for(lambda: self._current or self._closed or _hopeless(self._last_error), timeout)
+            self._changed.wait_for(lambda: self._current or self._closed or _hopeless(self._tenant.last_error), timeout)
             if self._current is not None:
                 return
-            error = self._last_error
+            error = self._tenant.last_error
         self._stop(0.0)
         if error is None:
             raise PoolTimeout(f"no credential from {self._source.name} after {timeout:g} s")
@@ -217,12 +208,13 @@ class VaultPool(HotSwapPool[CT]):
         with self._lock:
             watcher, self._watcher = self._watcher, None
             _open_pools.discard(self)
-        self.vacate()
+            self._changed.notify_all()
+        self._vacate()
         if watcher is not None:
             for generation in self._reaper.retiring():
                 if not generation.finished.wait(max(0.0, deadline - monotonic())):
                     self._reaper.complain(generation)
-            watcher.detach(self, max(REVOKING_TIMEOUT, deadline - monotonic()))
+            watcher.detach(self._tenant, max(REVOKING_TIMEOUT, deadline - monotonic()))
             forget(watcher)
         self._reaper.close(timeout=1.0)
         self._reaper = Reaper(self._name)
@@ -250,8 +242,9 @@ class VaultPool(HotSwapPool[CT]):
         Raises what was in the way, or `PoolTimeout` after *timeout* seconds (None: the pool's own); the current
         generation serves on then, and the attempts go on.
         """
+        tenant = self._tenant
         with self._changed:
-            watcher, number, self._last_attempt = self._watcher, self._number, None
+            watcher, number, tenant.last_attempt = self._watcher, tenant.number, None
             if watcher is None:
                 raise PoolClosed(f"the pool {self.name!r} is not open")
         watcher.rotate()
@@ -259,9 +252,9 @@ class VaultPool(HotSwapPool[CT]):
             return
         whole = self.timeout if timeout is None else timeout
         with self._changed:
-            self._changed.wait_for(lambda: self._number > number or self._last_attempt or self._closed, whole)
-            error = self._last_attempt
-            if self._number > number:
+            self._changed.wait_for(lambda: tenant.number > number or tenant.last_attempt or self._closed, whole)
+            error = tenant.last_attempt
+            if tenant.number > number:
                 return
         if error is None:
             raise PoolTimeout(f"no successor from {self._source.name} after {whole:.2f} sec")
@@ -272,13 +265,13 @@ class VaultPool(HotSwapPool[CT]):
         Return what is known of the pool now. No I/O.
         """
         with self._lock:
-            watcher, current, closed, error = self._watcher, self._current, self.closed, self._last_error
+            watcher, current, closed, error = self._watcher, self._current, self.closed, self._tenant.last_error
         state = watcher.state if watcher is not None else None
         lease = state.lease if state is not None else None
         return PoolStatus(
             name=self._name,
             source=self._source.name,
-            generation=self._number,
+            generation=self._tenant.number,
             phase=(Phase.ENDED if state is None else state.phase).value,
             user=current.credential.user if current is not None and current.credential is not None else None,
             lease_id=lease.lease_id if lease is not None else None,
@@ -291,129 +284,10 @@ class VaultPool(HotSwapPool[CT]):
             closed=closed,
         )
 
-    # --- What the watcher calls ------------------------------------------------------------------------------
-
-    @property
-    def lane(self) -> Hashable:
-        """
-        What the database may hang on: each pool has its own.
-        """
-        return (id(self), "database")
-
-    def prepare(self, credential: Credential) -> Generation[CT]:
-        """
-        Return an open and proven generation; raise `PoolError`.
-        """
-        number = self._number + 1
-        budget = self._budget
-        assert budget is not None
-        generation = self._blueprint.build(number, budget, credential=credential, name=f"{self._name}-{number}")
-        generation.opening = True
-        make = self._blueprint.maker(credential)
-        try:
-            for attempt in Retrying(
-                retry=retry_if_exception_type((LoginFailed, ProofFailed)),
-                wait=wait_random_exponential(multiplier=0.1, max=1.0),
-                stop=stop_after_delay(PROOF_TIMEOUT),
-                sleep=self._pause,
-                reraise=True,
-            ):
-                with attempt:
-                    generation.prove(make, credential.user)
-            generation.open(OPENING_TIMEOUT)
-        except BaseException:
-            generation.discard()
-            raise
-        return generation
-
-    def _pause(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._watcher is None, seconds)
-
-    def discard(self, prepared: Generation[CT]) -> None:
-        """
-        Close a generation that was prepared and will not serve.
-        """
-        prepared.discard()
-
-    def install(self, prepared: Generation[CT], on_finished: Callable[[], None]) -> int | None:
-        """
-        Make *prepared* the current generation; see `Holder`.
-        """
-        with self._lock:
-            old, closed = self._current, self.closed
-            if not closed:
-                self._number = prepared.number
-                self._last_error = None
-        if closed:
-            self._retire(prepared)
-            on_finished()
-            return None
-        if old is not None:
-            old.on_finished = self._reporter(on_finished)
-        self._replace(prepared)
-        if old is None:
-            on_finished()
-        return prepared.number
-
-    def _reporter(self, on_finished: Callable[[], None]) -> Callable[[Generation[CT]], None]:
-        began = monotonic()
-
-        def report(generation: Generation[CT]) -> None:
-            seconds = monotonic() - began
-            self.emit(GenerationRetired(source=self._source.name, generation=generation.number, seconds=seconds))
-            on_finished()
-
-        return report
-
-    def vacate(self) -> None:
-        """
-        Retire the current generation without a successor: clients wait for one.
-        """
-        with self._lock:
-            old, self._current = self._current, None
-        if old is not None:
-            self._retire(old)
-
-    def report(self, error: Exception | None, *, attempt: bool = False) -> None:
-        """
-        Keep *error* as the reason that checkouts give until things work again; `rotate` hears of failed attempts.
-        """
-        with self._changed:
-            self._last_error = error
-            if attempt:
-                self._last_attempt = error
-            self._changed.notify_all()
-
-    def emit(self, event: Event) -> None:
-        """
-        Hand *event* to the application, in order, on a worker: a slow listener delays no lease.
-        """
-        if self._on_event is None:
-            return
-        with self._lock:
-            self._events.append(event)
-            if self._delivering:
-                return
-            self._delivering = True
-        self._runtime.submit((id(self), "events"), self._deliver)
-
-    def _deliver(self) -> None:
-        while True:
-            with self._lock:
-                if not self._events:
-                    self._delivering = False
-                    return
-                event = self._events.popleft()
-            try:
-                cast("Callable[[Event], None]", self._on_event)(event)
-            except Exception:
-                logger.exception("%s: on_event failed for %s", self._name, type(event).__name__)
-
     def _trouble(self) -> BaseException | None:
         current = self._current
         refused = current.last_error if current is not None else None
-        return refused or self._last_error
+        return refused or self._tenant.last_error
 
 
 def _check(conninfo: ConninfoParam, kwargs: KwargsParam | None, min_size: int, max_size: int | None) -> None:

@@ -86,14 +86,14 @@ class Role:
         Return what a login grants; *metadata* is the secret id's, *cidrs* are the networks that bind the token.
         """
         no_default = self.settings["token_no_default_policy"]
-        batch = self.settings["token_type"] == "batch"
+        kind = self.settings["token_type"]
         return Auth(
             policies=sorted(set(self.settings["token_policies"]) | (set() if no_default else {"default"})),
             display_name="approle",
             metadata={"role_name": self.name, **metadata},
             wish=self.wish(),
             num_uses=self.settings["token_num_uses"],
-            token_type="batch" if batch else "service",
+            token_type="batch" if kind == "batch" else "service",
             entity_id=self.entity_id,
             bound_cidrs=cidrs,
             internal={"role": self.name},

@@ -13,6 +13,7 @@ import uuid
 from dataclasses import replace
 from typing import Any, Final, Protocol, runtime_checkable
 
+from vault_pool.devserver import wrapping
 from vault_pool.devserver.clock import Clock
 from vault_pool.devserver.errors import ApiError, BackendError, bad_token, denied_by_policy, not_found, refused
 from vault_pool.devserver.flavor import Flavor
@@ -74,6 +75,7 @@ class Core:
             "default": parse_policy("default", default_policy(openbao=flavor.openbao), modified=clock.now()),
         }
         self.password_policies: dict[str, str] = {}
+        self.wrapping = wrapping.Wrapping(self)
         self.sealed = False
         self.unseal_key = base64.b64encode(secrets.token_bytes(32)).decode()
         self.cluster_id = str(uuid.uuid4())
@@ -99,6 +101,15 @@ class Core:
         """
         if self.sealed:
             raise ApiError(503, "Vault is sealed")
+        about_wrapping = self.wrapping.answer(request)
+        if about_wrapping is not None:
+            return about_wrapping
+        status, body = self._answer(request)
+        if request.wrap_ttl and body is not None:
+            body = self.wrapping.wrap(body, request.path, request.wrap_ttl)
+        return status, body
+
+    def _answer(self, request: Request) -> tuple[int, dict[str, Any] | None]:
         if request.operation == "update" and request.path.endswith("/"):
             raise refused("cannot write to a path ending in '/'")
         mount = self.mounts.find(request.path)
@@ -126,7 +137,8 @@ class Core:
         Return what *entry* is allowed, by its policies as they are now.
         """
         with self.lock:
-            named = [self.policies[name] for name in entry.policies if name in self.policies]
+            known = {**self.policies, wrapping.POLICY.name: wrapping.POLICY}
+            named = [known[name] for name in entry.policies if name in known]
         return Acl(named, entity_id=entry.entity_id)
 
     def limits(self, path: str) -> Limits:
@@ -242,6 +254,12 @@ class Core:
         if reply.status is not None and not reply.warnings and reply.data is None:
             return reply.status, None
         return reply.status or 200, self.envelope(reply)
+
+    def envelope_of(self, data: dict[str, Any]) -> dict[str, Any]:
+        """
+        Return the body of a success that is nothing but *data*.
+        """
+        return self.envelope(Reply(data=data))
 
     def envelope(self, reply: Reply) -> dict[str, Any]:
         """

@@ -72,7 +72,7 @@ class DatabaseEngine:
         End all sessions.
         """
         with self._lock:
-            plugins, self._plugins = list(self._plugins.values()), {}
+            plugins, self._plugins, self._configs = list(self._plugins.values()), {}, {}
         for plugin in plugins:
             plugin.close()
 

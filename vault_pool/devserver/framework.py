@@ -28,7 +28,7 @@ class Request:
     One request, as engines see it.
 
     *operation* is Vault's word: read, list, create, update, delete, patch or help. *path* has no ``/v1/``; in an engine
-    it has no mount point either (*mount_point* has it).
+    it has no mount point either (*mount_point* has it). *wrap_ttl*, in seconds, asks for a wrapped answer.
     """
 
     operation: str
@@ -38,6 +38,7 @@ class Request:
     remote_address: str = "127.0.0.1"
     entry: TokenEntry | None = None
     mount_point: str = ""
+    wrap_ttl: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

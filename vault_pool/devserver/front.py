@@ -18,6 +18,7 @@ from vault_pool.devserver.errors import ApiError, refused
 from vault_pool.devserver.faults import Faults
 from vault_pool.devserver.framework import Request
 from vault_pool.devserver.seal import SealPaths
+from vault_pool.devserver.values import BadDurationError, parse_duration
 
 MAX_BODY: Final = 32 * 1024 * 1024
 _OPERATIONS: Final = {
@@ -162,6 +163,7 @@ class Front:
             data=data,
             token=_token(request.headers),
             remote_address=request.remote_address,
+            wrap_ttl=_wrap_ttl(request.headers),
         )
 
     def _parse(self, request: HttpRequest) -> dict[str, Any]:
@@ -197,6 +199,13 @@ class Front:
             if path.startswith("sys/health"):
                 raise refused("operation unavailable in namespaces")
             raise ApiError(404, "namespace not found")
+
+
+def _wrap_ttl(headers: Mapping[str, str]) -> int:
+    try:
+        return max(0, parse_duration(headers.get("x-vault-wrap-ttl", "")))
+    except BadDurationError as error:
+        raise refused(f"error parsing X-Vault-Wrap-TTL header: {error}") from None
 
 
 def _token(headers: Mapping[str, str]) -> str | None:

@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 import psycopg
@@ -24,6 +24,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vault_pool.devserver.errors import BackendError, wrapped
 from vault_pool.devserver.flavor import Flavor
 from vault_pool.devserver.passwords import scram_verifier
+
+_Session: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 _RENEW: Final = """ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}';"""
 _ROTATE: Final = """ALTER ROLE "{{username}}" WITH PASSWORD '{{password}}';"""
@@ -44,7 +46,7 @@ class PostgreSQL:
         self._details = dict(details)
         self._flavor = flavor
         self._lock = threading.Lock()
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._connection: _Session | None = None
         self._closed = False
 
     def verify(self) -> None:
@@ -118,7 +120,7 @@ class PostgreSQL:
         connection = self._connection
         if connection is not None and not connection.closed:
             # Another thread may wait for the server on this socket; libpq gives up when it is shut down.
-            with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=_duplicate(connection)) as twin:
+            with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as twin:
                 if self._lock.locked():
                     twin.shutdown(socket.SHUT_RDWR)
         with self._lock:
@@ -126,7 +128,7 @@ class PostgreSQL:
                 self._connection.close()
                 self._connection = None
 
-    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def _connect(self) -> _Session:
         if self._closed:
             raise BackendError("connection is closed")
         if self._connection is None or self._connection.closed:
@@ -139,7 +141,7 @@ class PostgreSQL:
                 raise BackendError(self._mask(self._connect_error(parameters, str(error)))) from None
         return self._connection
 
-    def _session(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def _session(self) -> _Session:
         """
         Return a session that answers. vault: a ping, and one new connection if the old one died.
         """
@@ -153,9 +155,7 @@ class PostgreSQL:
                 return session
         return self._connect()
 
-    def _transaction(
-        self, session: psycopg.Connection[tuple[Any, ...]], statements: Sequence[str], values: Mapping[str, str]
-    ) -> None:
+    def _transaction(self, session: _Session, statements: Sequence[str], values: Mapping[str, str]) -> None:
         with self._reported():
             session.execute("begin")
             try:
@@ -186,7 +186,7 @@ class PostgreSQL:
         with self._reported():
             session.execute(f"DROP ROLE IF EXISTS {user};".encode())
 
-    def _attempt(self, session: psycopg.Connection[tuple[Any, ...]], statement: str) -> str:
+    def _attempt(self, session: _Session, statement: str) -> str:
         """
         Run *statement*; return the text of its failure.
         """
@@ -285,7 +285,7 @@ def show_expiration(instant: float) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S%z")
 
 
-def _first(session: psycopg.Connection[tuple[Any, ...]], statement: str, *values: str) -> Any:
+def _first(session: _Session, statement: str, *values: str) -> Any:
     row = session.execute(statement.encode(), values or None).fetchone()
     return None if row is None else row[0]
 
@@ -295,7 +295,3 @@ def _show(error: psycopg.Error) -> str:
     if diagnosis.message_primary is None:
         return " ".join(str(error).split())
     return f"{diagnosis.severity_nonlocalized}: {diagnosis.message_primary} (SQLSTATE {diagnosis.sqlstate})"
-
-
-def _duplicate(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
-    return os.dup(connection.fileno())

@@ -7,7 +7,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from vault_pool.devserver.faults import Faults, Hang
 from vault_pool.devserver.flavor import FLAVORS
 from vault_pool.devserver.front import Front, HttpRequest
 from vault_pool.devserver.mounts import Mount
-from vault_pool.devserver.setup import SetUp
+from vault_pool.devserver.shortcuts import Shortcuts
 from vault_pool.devserver.system import SystemEngine
 from vault_pool.devserver.tls import ThrowawayCertificate
 from vault_pool.devserver.token_engine import TokenEngine
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class DevServer(SetUp):
+class DevServer(Shortcuts):
     """
     Vault's API from `start()` (or ``with``) until `close()`; nothing is kept. Not for production. Thread-safe.
 
     *root_token*: None makes a random one. *host* other than a loopback address needs *allow_remote*. *port* 0: the
     system chooses. *flavor*: "openbao" (2.5) or "vault" (1.14). *tls*: with a certificate of its own, whose authority
     is in `ca_file`. *clock*: with a `ManualClock` nothing ends by itself, see `step()`. *listen* False: no socket, only
-    `request()`. *revoke_on_close*: drop the database roles that are left. Raises ValueError for an impossible setting.
+    `request()`. *revoke_on_close*: drop the database roles that are left, as far as
+    the databases answer within *close_timeout* seconds. Raises ValueError for an impossible setting.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class DevServer(SetUp):
         clock: Clock | None = None,
         listen: bool = True,
         revoke_on_close: bool = True,
+        close_timeout: float = 10.0,
     ) -> None:
         if flavor not in FLAVORS:
             raise ValueError(f"flavor must be one of {', '.join(sorted(FLAVORS))}")
@@ -64,6 +67,7 @@ class DevServer(SetUp):
         self._clock = clock or SystemClock()
         self._listen = listen
         self._revoke_on_close = revoke_on_close
+        self._close_timeout = close_timeout
         self._certificate: ThrowawayCertificate | None = None
         self._web: WebServer | None = None
         self._core: Core | None = None
@@ -134,17 +138,29 @@ class DevServer(SetUp):
             self._web.close()
             self._web = None
         if core is not None:
-            core.leases.timers.pause(True)
-            if self._revoke_on_close:
-                for mount in core.mounts.all():
-                    if not mount.is_auth:
-                        core.leases.revoke_prefix(mount.path, force=True)
-            for mount in core.mounts.all():
-                mount.engine.close()
-            core.leases.timers.close()
+            self._let_go(core)
         if self._certificate is not None:
             self._certificate.close()
             self._certificate = None
+
+    def _let_go(self, core: Core) -> None:
+        """
+        End background work and sessions, after the database roles if so wished.
+        """
+        mounts = core.mounts.all()
+        core.leases.timers.pause(True)
+        # A database that hangs must not hold us for ever: without its sessions every operation on it fails at once.
+        bound = threading.Timer(self._close_timeout, _close_engines, [mounts])
+        bound.name = "devserver-close"
+        bound.start()
+        if self._revoke_on_close:
+            for mount in mounts:
+                if not mount.is_auth:
+                    core.leases.revoke_prefix(mount.path, force=True)
+        bound.cancel()
+        bound.join()
+        _close_engines(mounts)
+        core.leases.timers.close()
 
     def request(
         self,
@@ -198,6 +214,11 @@ class DevServer(SetUp):
         Move the `ManualClock` and do, in this thread, what falls due on the way; 0 does what was put off.
         """
         self.core.leases.timers.step(seconds)
+
+
+def _close_engines(mounts: Sequence[Mount]) -> None:
+    for mount in mounts:
+        mount.engine.close()
 
 
 def _is_loopback(host: str) -> bool:

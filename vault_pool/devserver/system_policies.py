@@ -81,7 +81,7 @@ class PolicyPaths:
     def _delete(self, _request: Request, fields: Fields) -> None:
         name = fields.text("name").lower()
         if name in {"root", "default"}:
-            raise refused(f"cannot delete {name} policy")
+            raise refused('cannot delete "root" policy' if name == "root" else "cannot delete default policy")
         self._core.policies.pop(name, None)
 
     def _read_password(self, _request: Request, fields: Fields) -> Reply | None:

@@ -121,7 +121,7 @@ class TokenEngine:
         if fields.get("num_uses", 0) < 0:
             raise refused("number of uses cannot be negative")
         if fields.text("type") not in {"", "service", "batch"}:
-            raise refused(f"invalid 'token_type' value \"{fields.text('type')}\"")
+            raise refused("invalid 'token_type' value")
         if fields.text("type") == "batch":
             for name in ("num_uses", "explicit_max_ttl", "period", "id"):
                 if fields.get(name):

@@ -335,9 +335,10 @@ class Watcher:
             self._failed(error, lease)
             return
         with self._lock:
-            if self._is_current(lease):
-                event = machine.Renewed(renewed.duration, renewed.stamped_at, self._runtime.random())
-                self._state = machine.advance(self._state, event, self.now(), self.policy)
+            if not self._is_current(lease):
+                return
+            event = machine.Renewed(renewed.duration, renewed.stamped_at, self._runtime.random())
+            self._state = machine.advance(self._state, event, self.now(), self.policy)
         self._well()
         self._chronicle.renewed(lease, renewed)
         self.wake()

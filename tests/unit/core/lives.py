@@ -103,16 +103,20 @@ class Life:
     One life in one world; `run` lives it and raises AssertionError where an invariant is broken.
 
     Exceptions to "no wake-up past the point where it is too late": what Vault asks for (retry_after), the allowance,
-    and a request that is on its way, or whose answer came after the end of what it granted. Exceptions to "not before half of it": by hand, truncated, refused, lost.
+    a request that is on its way, and an answer that came after the end of what it granted.
+    Exceptions to "not before half of it": by hand, truncated, refused, lost.
     """
 
     def __init__(self, world: World, core: Any = CORE, policy: Any = None) -> None:
         self.world = world
         self.core = core
         self.policy = policy or core.RenewalPolicy()
+        # With fewer requests than upkeep takes, even a kind world sees a lapse.
+        self.kind = world.kind and self.policy.requests_per_hour >= core.RenewalPolicy().requests_per_hour
         self.random = random.Random(world.seed)
         self.now = self.start = 1000.0 + self.random.random()
         self.numbers = 0
+        self.answered = False
         self.lapses = self.rotations = self.reads = self.renewals = 0
         self.token = None if world.token_ttl is None else Actor(core.LeaseState(draw=self.random.random()), True)
         self.lease = Actor(core.LeaseState(draw=self.random.random()), False)
@@ -166,7 +170,7 @@ class Life:
         assert actor.pending is not None
         at, _, request = actor.pending
         sent_at = actor.sent[-1]
-        actor.pending = None
+        actor.pending, self.answered = None, True
         if self._out(at) or self._chance(self.world.fails):
             self._fail(actor)
         elif self._chance(self.world.refused):
@@ -208,7 +212,7 @@ class Life:
     def _retire(self, actor: Actor) -> None:
         if actor.state.lease is None:
             return
-        if self.world.kind and not actor.by_hand:
+        if self.kind and not actor.by_hand:
             self._check_left(actor)
         self.rotations += 1
         state = self.core.advance(actor.state, self.core.Succeeded(), self.now, self.policy)
@@ -296,7 +300,7 @@ class Life:
         assert self.now >= state.deadline
         if state.serving:
             self.lapses += 1
-            assert not self.world.kind, "a lapse, though nothing went wrong"
+            assert not self.kind, "a lapse, though nothing went wrong"
             asked = actor.read_at > -math.inf or actor.pending is not None
             assert asked or actor.hindered, "lapsed, and no successor was asked for"
         self._tell(actor, core.Lapsed())
@@ -385,16 +389,23 @@ class Life:
         self.actors = [actor for actor in self.actors if actor not in ended]
         in_use = {id(actor.grant.parent) for actor in self.actors if not actor.is_token and actor.grant}
         for actor in self.actors:
-            if actor.is_token and actor.old and id(actor.grant) not in in_use:
-                actor.drains_at = min(actor.drains_at, self.now)
+            retiring = actor.is_token and actor.state.phase is core.Phase.RETIRING
+            if retiring and id(actor.grant) not in in_use:
+                actor.drains_at, self.answered = min(actor.drains_at, self.now), True
+
+    def advance(self) -> None:
+        """Live until the next wake-up."""
+        self._meddle()
+        self._owners()
+        upcoming = min(self._step(actor) for actor in list(self.actors))
+        self._bury()
+        if self.answered:
+            # Whoever an answer concerns is woken: it may have had its turn before the answer came.
+            self.answered, upcoming = False, self.now
+        self.now = max(upcoming, math.nextafter(self.now, math.inf))
 
     def run(self) -> Life:
         """Live it."""
         for _ in range(self.world.steps):
-            self._meddle()
-            self._owners()
-            upcoming = min(self._step(actor) for actor in list(self.actors))
-            self._bury()
-            upcoming = min([upcoming, *(actor.drains_at for actor in self.actors if actor.old)])
-            self.now = max(upcoming, math.nextafter(self.now, math.inf))
+            self.advance()
         return self

@@ -203,6 +203,15 @@ class HotSwapPool(Surface[CT]):
             self._retire(old)
         return old
 
+    def _vacate(self) -> None:
+        """
+        Retire the current generation without a successor: clients wait for one.
+        """
+        with self._lock:
+            old, self._current = self._current, None
+        if old is not None:
+            self._retire(old)
+
     def _retire(self, generation: Generation[CT]) -> None:
         finished = generation.on_finished
 
@@ -282,12 +291,12 @@ class HotSwapPool(Surface[CT]):
                 raise TooManyRequests(f"the pool {self.name!r} has already {self._vacant} requests waiting")
             self._vacant += 1
             try:
-                self._changed.wait_for(lambda: self._current or self._closed, max(0.0, deadline - monotonic()))
+                self._changed.wait_for(lambda: self._current or self.closed, max(0.0, deadline - monotonic()))
             finally:
                 self._vacant -= 1
-            if self._closed:
+            if self._closed or (self._current is None and self.closed):
                 self._past[REQUESTS_ERRORS] += 1
-                raise closed(self.name)
+                raise closed(self.name) if self._closed else PoolClosed(f"the pool {self.name!r} is not open yet")
             return self._current or seen
 
     def _trouble(self) -> BaseException | None:

@@ -30,7 +30,7 @@ class AppRoleLogin:
     secret_id: str = field(repr=False)
 
 
-class SetUp:
+class Shortcuts:
     """
     Short ways to a database, roles, policies, tokens and AppRoles.
     """
