@@ -265,7 +265,8 @@ class TokenKeeper:
         """
         Raise the error of the last login while it is not yet time for another.
         """
-        pause = self._ledger.state.due - self._clock()
+        state = self._ledger.state
+        pause = max(state.due, state.held_until) - self._clock()
         if self._login_error is not None and pause > 0:
             error = copy.copy(self._login_error)
             if isinstance(error, VaultError):

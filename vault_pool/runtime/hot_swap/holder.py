@@ -19,7 +19,7 @@ from vault_pool.errors import ConfigurationError, PoolClosed, PoolTimeout, TooMa
 from vault_pool.runtime.hot_swap.blueprint import Blueprint
 from vault_pool.runtime.hot_swap.budget import Budget
 from vault_pool.runtime.hot_swap.checkout import NOT_SERVED, Checkout, NotServed
-from vault_pool.runtime.hot_swap.generation import NOBODY_WAITS, Generation
+from vault_pool.runtime.hot_swap.generation import NOBODY_WAITS, Generation, GenerationPool
 from vault_pool.runtime.hot_swap.reaper import Reaper
 from vault_pool.runtime.hot_swap.surface import REQUESTS_ERRORS, Surface, counters
 
@@ -180,9 +180,18 @@ class HotSwapPool(Surface[CT]):
             raise ValueError(f"the pool {new_pool.name!r} is already the current one")
         if self._closed:
             raise closed(self.name)
-        if new_pool.closed:
+        opening = new_pool.closed
+        if opening:
             new_pool.open(wait=True, timeout=timeout)
-        return self._replace(Generation(new_pool, 0), retire=retire).pool
+        # One that we built, and handed back before, still has its record.
+        fresh = new_pool.generation if isinstance(new_pool, GenerationPool) else Generation(new_pool, 0)
+        fresh.number = 0
+        try:
+            return self._replace(fresh, retire=retire).pool
+        except PoolClosed:
+            if opening:
+                new_pool.close()
+            raise
 
     def _replace(self, fresh: Generation[CT], *, retire: bool = True) -> Generation[CT]:
         """
