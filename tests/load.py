@@ -12,12 +12,22 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import Error
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 #: The length of the windows in which pauses are measured, in seconds.
 WINDOW = 3.5
+
+
+def small_transaction(conn: Any) -> None:
+    """Read and write the table `items` of the test databases, each thread its own row."""
+    me = threading.get_ident() % 1_000_000
+    conn.execute("SELECT name FROM items WHERE id = %s", (me,)).fetchone()
+    conn.execute("UPDATE items SET name = 'x' WHERE id = %s", (me,))
 
 
 @dataclass
@@ -33,14 +43,14 @@ class Load:
     slow: int = 2
     slow_seconds: float = 1.5
     think: float = 0.0
-    request: Callable[[Any], None] = field(default=lambda conn: small_transaction(conn))
+    request: Callable[[Any], None] = small_transaction
     failures: Counter[str] = field(default_factory=Counter)
     finished: list[float] = field(default_factory=list)
     slow_finished: int = 0
     longest_checkout: float = 0.0
     longest_request: float = 0.0
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
@@ -106,13 +116,6 @@ class Load:
             self.failures[f"{who}: {type(error).__name__} {error.sqlstate}: {' '.join(str(error).split())[:150]}"] += 1
         # A storm of failures would starve what is to recover.
         self._stop.wait(0.01)
-
-
-def small_transaction(conn: Any) -> None:
-    """Read and write the table `items` of the test databases, each thread its own row."""
-    me = threading.get_ident() % 1_000_000
-    conn.execute("SELECT name FROM items WHERE id = %s", (me,)).fetchone()
-    conn.execute("UPDATE items SET name = 'x' WHERE id = %s", (me,))
 
 
 def longest_pause(finished: Sequence[float], start: float, end: float) -> float:

@@ -48,7 +48,7 @@ def peak_sessions(database: Database) -> Iterator[list[int]]:
         thread.join()
 
 
-def soak(kind: str, seconds: float, delay_ms: float, *, default_ttl: str = "6s", max_ttl: str = "12s") -> dict[str, Any]:
+def soak(kind: str, seconds: float, delay_ms: float) -> dict[str, Any]:
     """Run the load and return what was seen."""
     rotations: list[float] = []
 
@@ -65,7 +65,7 @@ def soak(kind: str, seconds: float, delay_ms: float, *, default_ttl: str = "6s",
         port = postgres.port
         if delay_ms:
             port = stack.enter_context(TcpProxy(postgres.host, postgres.port, delay_ms=delay_ms)).port
-        server.database_role(database, default_ttl=default_ttl, max_ttl=max_ttl)
+        server.database_role(database, default_ttl="6s", max_ttl="12s")
         login = server.approle(token_ttl="1h")
         database.execute("INSERT INTO items SELECT n, 'x' FROM generate_series(2, 1000) n")
         auth = AppRole(login.role_id, login.secret_id, mount_point=login.mount_point)

@@ -5,7 +5,6 @@ The fixtures themselves: what other tests stand on.
 from __future__ import annotations
 
 import socket
-import threading
 import time
 
 import psycopg

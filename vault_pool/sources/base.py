@@ -65,7 +65,9 @@ class Source(Protocol):
 
     def attach(self, runtime: Any, wake: Callable[[], None]) -> None:
         """
-        Begin upkeep (of the token) on *runtime*, the `Runtime` of this process: *wake* is called, from any thread, whenever an owner may have changed.
+        Begin upkeep (of the token) on *runtime*, the `Runtime` of this process.
+
+        *wake* is called, from any thread, whenever an owner may have changed.
         """
 
     def detach(self, wake: Callable[[], None]) -> None:

@@ -362,3 +362,45 @@ def test_a_forked_child_has_its_own_token(world):
         assert pipe.read() == "1"  # its copy of the fake knows the parent's lease; the parent's fake answered
     assert here.count("login") == 2
     assert len(here.fake.living_leases) == 2
+
+
+def test_a_thread_that_comes_late_to_a_login_makes_no_second_one(world):
+    """Between finding no token and asking for a login, another thread's login may have come: it is good enough."""
+    here = world()
+    run = here.keeper._flights.run
+
+    def late(lead):
+        here.keeper._flights.run = run
+        here.read()
+        run(lead)
+
+    here.keeper._flights.run = late
+    here.read()
+    assert here.count("login") == 1
+
+
+def test_a_token_with_a_request_on_its_way_is_not_revoked(world):
+    """A read that is still waiting for its answer keeps its token, though another thread logged in since."""
+    here = world(ttl=100, renewable=False)
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(request):
+        if "creds" in request.path and not arrived.is_set():
+            arrived.set()
+            go_on.wait(5)
+
+    here.fake.before = hold
+    read = []
+    thread = threading.Thread(target=lambda: read.append(here.read().lease))
+    thread.start()
+    assert arrived.wait(5)
+    here.runtime.clock.instant += 60
+    here.read()
+    go_on.set()
+    thread.join()
+    assert here.count("login") == 2
+    assert here.count("revoke-self") == 0
+    assert read[0].lease_id in here.fake.living_leases
+    assert here.role.owner(read[0]).final
+    here.role.revoke(read[0])
+    assert here.count("revoke-self") == 1
