@@ -31,7 +31,6 @@ from vault_pool.events import Event
 from vault_pool.runtime import scheduler
 from vault_pool.runtime.hot_swap import HotSwapPool
 from vault_pool.runtime.hot_swap.holder import positive
-from vault_pool.runtime.hot_swap.reaper import Reaper
 from vault_pool.runtime.tenant import Tenant
 from vault_pool.runtime.watcher import Watcher, forget, watcher_of
 from vault_pool.sources.base import Source
@@ -135,7 +134,7 @@ class VaultPool(HotSwapPool[CT]):
         self._init_holder(retire_timeout)
         self._prepare(conninfo, connection_class, kwargs, overlap, options)
         self._name = name or f"vault_pool-{next(_numbers)}"
-        self._reaper = Reaper(self._name)
+        self._reaper = self._new_reaper()
         self._source = source
         self._runtime = runtime or scheduler.shared
         self._policy = policy or RenewalPolicy(retire_timeout=retire_timeout)
@@ -211,13 +210,12 @@ class VaultPool(HotSwapPool[CT]):
             self._changed.notify_all()
         self._vacate()
         if watcher is not None:
-            for generation in self._reaper.retiring():
-                if not generation.finished.wait(max(0.0, deadline - monotonic())):
-                    self._reaper.complain(generation)
+            for generation in self._reaper.wait(timeout):
+                self._reaper.complain(generation)
             watcher.detach(self._tenant, max(REVOKING_TIMEOUT, deadline - monotonic()))
             forget(watcher)
         self._reaper.close(timeout=1.0)
-        self._reaper = Reaper(self._name)
+        self._reaper = self._new_reaper()
 
     @property
     def closed(self) -> bool:

@@ -45,7 +45,6 @@ class Generation(Generic[CT]):
         self.credential: Credential | None = None
         self.last_error: Exception | None = None
         self.on_finished: Callable[[Generation[CT]], None] | None = None
-        self.finished = threading.Event()
         self.leftovers: list[CT] = []
         self._budget = budget
         # The application built the pool: its connections become known when the holder lends them.
@@ -208,7 +207,6 @@ class Generation(Generic[CT]):
         """
         if self._budget is not None:
             self._budget.remove(self)
-        self.finished.set()
         if self.on_finished is not None:
             self.on_finished(self)
 

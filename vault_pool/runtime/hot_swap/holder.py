@@ -153,7 +153,13 @@ class HotSwapPool(Surface[CT]):
         self._current = generation
         self._pools.add(generation.pool)
         self._name = generation.pool.name
-        self._reaper = Reaper(self._name)
+        self._reaper = self._new_reaper()
+
+    def _new_reaper(self) -> Reaper:
+        reaper = Reaper(self._name)
+        # Its thread knows the reaper, not the holder: a holder that was dropped is collected, and the thread ends.
+        weakref.finalize(self, reaper.close, 0.0).atexit = False
+        return reaper
 
     def __repr__(self) -> str:
         number = self._current.number if self._current else 0

@@ -28,8 +28,10 @@ class Reaper:
     """
     Close retired pools, and tell when their last connection is closed.
 
-    Its thread lives while a generation is retiring. Thread-safe: ``_changed`` guards the list of generations and
-    the thread; pools and connections are closed outside it, and never by one of the pool's own workers.
+    Its thread begins with the first one and lives until `close`: to start it takes longer than a swap.
+
+    Thread-safe: ``_changed`` guards the collection of generations and the thread; pools and connections are closed
+    outside it, and never by one of the pool's own workers.
     """
 
     def __init__(self, name: str) -> None:
@@ -70,6 +72,14 @@ class Reaper:
         with self._changed:
             return list(self._retiring)
 
+    def wait(self, timeout: float) -> list[Generation[Any]]:
+        """
+        Wait up to *timeout* seconds until all generations are finished, and return those that are not.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._retiring, timeout)
+            return list(self._retiring)
+
     def close(self, timeout: float) -> None:
         """
         Stop waiting for connections that are out, and wait up to *timeout* seconds for the thread to end.
@@ -79,27 +89,27 @@ class Reaper:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            thread = self._thread
+            thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
     # --- The thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (at_once := self._wait()) is not None:
-            self._pass(at_once=at_once)
-            if at_once:
-                break
+        while True:
+            last = self._wait()
+            self._pass(at_once=last)
+            if last:
+                return
 
-    def _wait(self) -> bool | None:
+    def _wait(self) -> bool:
         """
-        Return whether this is the last pass, or None when there is nothing left to do.
+        Wait until there is something to do; return whether it is the last pass.
         """
         with self._changed:
             if not self._retiring:
-                self._thread = None
-                return None
-            if not self._arrived and not self._closed:
+                self._changed.wait_for(lambda: self._retiring or self._closed)
+            elif not self._arrived and not self._closed:
                 pacing = any(generation.leftovers for generation in self._retiring)
                 self._changed.wait(PACE if pacing else RECOUNT)
             return self._closed
@@ -122,6 +132,7 @@ class Reaper:
             due = monotonic() >= self._retiring[generation]
             if done:
                 del self._retiring[generation]
+                self._changed.notify_all()
             elif due:
                 self._retiring[generation] = math.inf
         if done:
