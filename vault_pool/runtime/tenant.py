@@ -12,10 +12,10 @@ from time import monotonic
 from typing import Any, Generic
 
 from psycopg_pool.abc import CT
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from vault_pool.core.lease import Credential
-from vault_pool.errors import LoginFailed, PoolClosed, ProofFailed
+from vault_pool.errors import LoginFailed, ProofFailed
 from vault_pool.events import Event, GenerationRetired
 from vault_pool.runtime.hot_swap import Generation, HotSwapPool
 from vault_pool.runtime.scheduler import Runtime
@@ -78,6 +78,7 @@ class Tenant(Generic[CT]):
                 wait=wait_random_exponential(multiplier=0.1, max=1.0),
                 stop=stop_after_delay(PROOF_TIMEOUT),
                 sleep=self._pause,
+                before_sleep=self._not_yet,
                 reraise=True,
             ):
                 with attempt:
@@ -138,15 +139,25 @@ class Tenant(Generic[CT]):
     def _alive(self) -> HotSwapPool[CT]:
         pool = self._pool()
         if pool is None or pool.closed:
-            raise PoolClosed("the pool was closed meanwhile")
+            raise ProofFailed("the pool was closed meanwhile")
         return pool
+
+    def _not_yet(self, retry_state: RetryCallState) -> None:
+        """
+        Keep why a proof failed, for those who wait and whose time may end before the attempts do.
+        """
+        outcome = retry_state.outcome
+        error = None if outcome is None else outcome.exception()
+        if isinstance(error, Exception):
+            self.report(error)
 
     def _pause(self, seconds: float) -> None:
         """
-        Sleep between two attempts, unless the pool is closed meanwhile.
+        Sleep between two attempts; raise `ProofFailed` when the pool is closed meanwhile.
         """
         with self._changed:
             self._changed.wait_for(lambda: (pool := self._pool()) is None or pool.closed, seconds)
+        self._alive()
 
     # --- Telling -------------------------------------------------------------------------------------------
 
