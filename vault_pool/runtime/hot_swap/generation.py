@@ -207,8 +207,10 @@ class Generation(Generic[CT]):
         """
         if self._budget is not None:
             self._budget.remove(self)
-        if self.on_finished is not None:
-            self.on_finished(self)
+        # Let go of it: a generation and its pool know each other, and would keep the holder until they are collected.
+        on_finished, self.on_finished = self.on_finished, None
+        if on_finished is not None:
+            on_finished(self)
 
 
 class GenerationPool(ConnectionPool[CT]):
