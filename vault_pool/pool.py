@@ -127,7 +127,6 @@ class VaultPool(HotSwapPool[CT]):
             "max_idle": positive("max_idle", max_idle),
             "reconnect_timeout": reconnect_timeout,
             "num_workers": num_workers,
-            "open": False,
         }
         callbacks = {"configure": configure, "check": check, "reset": reset, "reconnect_failed": reconnect_failed}
         options.update({key: callback for key, callback in callbacks.items() if callback is not None})

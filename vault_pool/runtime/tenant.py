@@ -25,7 +25,7 @@ logger = logging.getLogger("vault_pool.pool")
 #: For how long a new credential is tried, in seconds: a replica may learn of the role a moment later.
 PROOF_TIMEOUT = 5.0
 #: How long the rest of a generation may take to open, in seconds, once its credential is proven.
-OPENING_TIMEOUT = 10.0
+OPENING_TIMEOUT = 5.0
 
 
 class Tenant(Generic[CT]):

@@ -96,22 +96,32 @@ class Blueprint(Generic[CT]):
         return replace(self, options={**self.options, name: value})
 
     def build(
-        self, number: int, budget: Budget, *, credential: Credential | None = None, name: str | None = None
+        self,
+        number: int,
+        budget: Budget,
+        *,
+        credential: Credential | None = None,
+        name: str | None = None,
+        open: bool | None = False,  # noqa: A002 - psycopg_pool's name
     ) -> Generation[CT]:
         """
-        Return a generation whose pool is not open yet.
+        Return a generation, whose pool is opened as *open* says to psycopg_pool: a successor is proven first.
         """
         connector = Connector(self.connection_class, credential)
         options = {**self.options, "name": name or self.options.get("name")}
         reset = self.options.get("reset")
         pool: GenerationPool[CT] = GenerationPool(
-            self.conninfo, kwargs=self.kwargs, connection_class=cast("type[CT]", connector), **options
+            self.conninfo, kwargs=self.kwargs, connection_class=cast("type[CT]", connector), open=False, **options
         )
         generation = Generation(pool, number, budget=budget)
         generation.credential = credential
         pool.generation = connector.generation = generation
         if reset is not None:
             pool._reset = lambda conn: _reset(generation, conn, reset)
+        if open is not False:
+            # Not by the constructor: the workers would connect before the lines above.
+            pool._open_implicit = open is None
+            pool.open()
         return generation
 
     def maker(self, credential: Credential) -> Callable[[], CT]:

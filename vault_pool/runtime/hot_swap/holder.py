@@ -113,8 +113,9 @@ class HotSwapPool(Surface[CT]):
             self._budget: Budget | None = None
             self._begin(Generation(conninfo, 1))
             return
+        opening = options.pop("open", None)
         self._prepare(conninfo, connection_class, kwargs, overlap, options)
-        self._begin(self._blueprint.build(1, cast("Budget", self._budget)))
+        self._begin(self._blueprint.build(1, cast("Budget", self._budget), open=opening))
 
     def _init_holder(self, retire_timeout: float) -> None:
         self._lock = threading.RLock()

@@ -1,0 +1,3 @@
+"""
+`vault-pool demo`: a web application under load, while its credentials rotate.
+"""
