@@ -10,10 +10,12 @@ import os
 import signal
 
 import pytest
+from click.testing import CliRunner
 
-from vault_pool.cli.demo.command import Goal, Interruption
+from vault_pool import VaultDenied
+from vault_pool.cli.demo.command import Goal, Interruption, demo
 from vault_pool.cli.demo.measurements import WINDOW, Measurements
-from vault_pool.cli.demo.stage import own_environment
+from vault_pool.cli.demo.stage import Stage, own_environment
 from vault_pool.cli.demo.summary import Result
 
 
@@ -89,3 +91,32 @@ def test_the_users_environment_is_hidden_and_comes_back(monkeypatch):
     with own_environment():
         assert not {"PGSSLMODE", "BAO_NAMESPACE", "http_proxy"} & set(os.environ)
     assert os.environ["PGSSLMODE"] == "require"
+
+
+@pytest.mark.parametrize(
+    "error", [VaultDenied("no such policy"), RuntimeError("no such policy"), OSError("no such policy")]
+)
+def test_a_demo_that_cannot_start_says_so_in_one_line(monkeypatch, error):
+    """Exit 2, nothing on stdout, no traceback."""
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(Stage, "__enter__", fail)
+    answer = CliRunner().invoke(demo, ["--json"])
+    assert answer.exit_code == 2
+    assert answer.stdout == ""
+    assert answer.stderr.splitlines()[1:] == ["Error: the demo cannot start: no such policy"]
+
+
+def test_of_a_long_error_both_ends_are_kept(monkeypatch):
+    """A server's log begins with what failed and ends with why."""
+
+    def fail(_):
+        raise RuntimeError("PostgreSQL did not start:\n" + "noise\n" * 300 + "no space left")
+
+    monkeypatch.setattr(Stage, "__enter__", fail)
+    line = CliRunner().invoke(demo, []).stderr.rstrip("\n")
+    assert line.startswith("Error: the demo cannot start: PostgreSQL did not start: noise")
+    assert line.endswith("no space left")
+    assert len(line) < 400

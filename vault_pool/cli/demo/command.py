@@ -19,6 +19,7 @@ import click
 import psycopg
 from rich.console import Console
 
+from vault_pool import VaultPoolError
 from vault_pool.cli.demo.app import Website, application
 from vault_pool.cli.demo.clients import FAST, SLOW, Clients
 from vault_pool.cli.demo.feed import Feed
@@ -31,6 +32,16 @@ from vault_pool.devserver import DevServerError
 
 _DURATION: Final = 60.0
 _LONGEST_ERROR: Final = 300
+_STARTING_FAILS_WITH: Final = (
+    DevServerError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    VaultPoolError,
+    psycopg.Error,
+)
 
 
 class CannotStart(click.ClickException):
@@ -176,7 +187,7 @@ def _as_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except (DevServerError, psycopg.Error, ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+    except _STARTING_FAILS_WITH as error:
         text = " ".join(str(error).split())
         if len(text) > _LONGEST_ERROR:
             # A server's log tells the reason at its end.

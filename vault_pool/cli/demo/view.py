@@ -173,7 +173,7 @@ class Picture:
         words = f"  {scene.expires_in:.1f} s of {scene.lease_duration:g} s left, {scene.phase}"
         columns = max(10, width - _LABEL - 30)
         filled = round(share * columns)
-        bar = Text("━" * filled, style="green" if share > 1 / 3 else "yellow").append("━" * (columns - filled), "dim")
+        bar = Text("━" * filled, style="green" if share > 1 / 3 else "yellow").append("─" * (columns - filled), "dim")
         return _labelled("lease", "").append_text(bar).append(words)
 
     def _generations(self, width: int) -> Iterator[Text]:
