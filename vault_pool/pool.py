@@ -333,6 +333,9 @@ _open_pools: weakref.WeakSet[VaultPool[Any]] = weakref.WeakSet()
 
 @atexit.register
 def _close_forgotten() -> None:
-    for pool in list(_open_pools):
-        warnings.warn(f"{pool!r} was not closed: use `with`, or call close()", ResourceWarning, stacklevel=1)
+    forgotten = list(_open_pools)
+    for pool in forgotten:
         pool.close()
+    for pool in forgotten:
+        # Only now: where warnings are errors, the first one ends this.
+        warnings.warn(f"{pool!r} was not closed: use `with`, or call close()", ResourceWarning, stacklevel=1)

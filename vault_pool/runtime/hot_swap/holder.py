@@ -124,6 +124,7 @@ class HotSwapPool(Surface[CT]):
         self._closed = False
         self._pools: weakref.WeakSet[ConnectionPool[CT]] = weakref.WeakSet()
         self._past = Counter[str]()
+        self._counted: list[Generation[CT]] = []
         self._moved = 0
         self._vacant = 0
         self._retire_timeout = positive("retire_timeout", retire_timeout)
@@ -152,6 +153,7 @@ class HotSwapPool(Surface[CT]):
 
     def _begin(self, generation: Generation[CT]) -> None:
         self._current = generation
+        self._counted.append(generation)
         self._pools.add(generation.pool)
         self._name = generation.pool.name
         self._reaper = self._new_reaper()
@@ -211,6 +213,9 @@ class HotSwapPool(Surface[CT]):
             fresh.opening = False
             fresh.number = fresh.number or (1 if old is None else old.number + 1)
             self._pools.add(fresh.pool)
+            self._counted.append(fresh)
+            if old is not None and not retire:
+                self._counted.remove(old)
             self._changed.notify_all()
         fresh.notify()
         if old is None:
@@ -246,9 +251,9 @@ class HotSwapPool(Surface[CT]):
         """
         Keep what a generation has counted.
         """
-        counted = Counter(counters(generation.pool.pop_stats()))
         with self._lock:
-            self._past.update(counted)
+            self._past.update(counters(generation.pool.pop_stats()))
+            self._counted.remove(generation)
 
     # --- Checkout and return -----------------------------------------------------------------------------
 
@@ -393,6 +398,8 @@ class HotSwapPool(Surface[CT]):
             self._closed = True
             current = self._current
             self._changed.notify_all()
+            if current is not None:
+                current.begin_retiring()
         if current is not None:
             current.pool.close(timeout)
             current.reclaim()

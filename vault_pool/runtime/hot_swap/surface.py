@@ -50,8 +50,10 @@ class Surface(Generic[CT]):
     _budget: Budget | None
     _reaper: Reaper
     _name: str
-    # The counters of pools that are gone, and the errors that the application has seen.
+    # The counters of pools that are gone, and the errors that the application has seen …
     _past: Counter[str]
+    # … and the generations whose counters are not among them yet.
+    _counted: list[Generation[CT]]
     # How many times a client went on from one generation to another.
     _moved: int
 
@@ -173,19 +175,19 @@ class Surface(Generic[CT]):
         return self._stats(lambda pool: pool.pop_stats(), pop=True)
 
     def _stats(self, read: Callable[[ConnectionPool[CT]], dict[str, int]], *, pop: bool) -> dict[str, int]:
+        measures = {"pool_min": self.min_size, "pool_max": self.max_size, "pool_size": 0, "pool_available": 0}
+        # Under the lock, so that a generation on its way to the past is counted once; pools need none for this.
         with self._lock:
-            current = self._current
             total = Counter(self._past)
             moved = self._moved
             if pop:
                 self._past = Counter()
                 self._moved = 0
-        measures = {"pool_min": self.min_size, "pool_max": self.max_size, "pool_size": 0, "pool_available": 0}
-        for generation in [*self._reaper.retiring(), *([] if current is None else [current])]:
-            stats = read(generation.pool)
-            total.update(counters(stats))
-            if generation is current:
-                measures = {key: value for key, value in stats.items() if key in _MEASURES}
+            for generation in self._counted:
+                stats = read(generation.pool)
+                total.update(counters(stats))
+                if generation is self._current:
+                    measures = {key: value for key, value in stats.items() if key in _MEASURES}
         # A client that was sent on has asked each of the pools; the application sees one request.
         total[_REQUESTS_NUM] -= moved
         return {key: value for key, value in total.items() if value} | measures
