@@ -19,7 +19,7 @@ from vault_pool.core.lease import Credential
 
 #: How many times the bounded number of swaps: for a longer run by hand.
 SCALE = float(os.environ.get("VAULT_POOL_TEST_SCALE", "1"))
-CLIENTS, SIZE, TIMEOUT = 8, 4, 5.0
+CLIENTS, SIZE, TIMEOUT = 5, 2, 5.0
 
 
 def until(condition, seconds=10.0):
@@ -67,9 +67,9 @@ def often():
 @pytest.mark.parametrize(
     ("kind", "swaps", "options"),
     [
-        ("built", 150, {}),
+        ("built", 200, {}),
         ("stock", 300, {}),
-        ("stock", 100, {"check": ConnectionPool.check_connection}),
+        ("stock", 75, {"check": ConnectionPool.check_connection}),
         ("built", 75, {"max_waiting": CLIENTS - SIZE}),
         ("built", 75, {"reset": lambda conn: None}),
     ],

@@ -19,11 +19,11 @@ PACE = 2.0
 PACE_BOUNDS = (0.01, 0.05)
 
 
-class Retired(SystemExit):
+class Retired(BaseException):
     """
-    End the pool worker that waits for room in a generation that has been retired meanwhile.
+    End what a pool worker does that waits for room in a generation which has been retired meanwhile.
 
-    psycopg_pool would log any other exception as a failed connection; a thread ends silently on this one.
+    No `Exception`: psycopg_pool would log a failed connection, and try again.
     """
 
 

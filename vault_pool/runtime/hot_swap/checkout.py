@@ -39,8 +39,9 @@ class Checkout(Generic[CT]):
     def __enter__(self) -> CT:
         holder = self._holder
         began = monotonic()
-        with holder._lock:
-            generation = holder._current
+        # Without the lock, which guards the writing: to read one reference is atomic, and what was read may be retired
+        # a moment later either way.
+        generation = holder._current
         if generation is None:
             conn, generation = holder._getconn_elsewhere(None, None, self._timeout, began)
         else:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
-from typing import Generic
+from typing import Any, Generic
 
 import psycopg
 from psycopg.pq import ConnStatus
@@ -18,7 +19,7 @@ from psycopg_pool.abc import CT
 
 from vault_pool.core.lease import Credential
 from vault_pool.errors import LoginFailed, ProofFailed, fold
-from vault_pool.runtime.hot_swap.budget import Budget
+from vault_pool.runtime.hot_swap.budget import Budget, Retired
 from vault_pool.runtime.hot_swap.tracking import Loan, dismiss, take_back, track
 
 _BAD = int(ConnStatus.BAD)
@@ -253,6 +254,11 @@ class GenerationPool(ConnectionPool[CT]):
         if self._reset:
             self.generation.resetting[id(conn)] = conn
         _putconn(self, conn)
+
+    def _add_connection(self, attempt: Any, growing: bool = False) -> None:
+        # A retired generation needs no more connections, and nobody needs to hear of it.
+        with suppress(Retired):
+            super()._add_connection(attempt, growing)
 
     def _close_connection(self, conn: CT) -> None:
         if self.deferring is not None and self.deferring == threading.get_ident():

@@ -10,14 +10,17 @@ import threading
 from time import monotonic
 from typing import Any
 
+from psycopg_pool import ConnectionPool
+
+from vault_pool.errors import PoolClosed
 from vault_pool.runtime.hot_swap.generation import Generation, GenerationPool
 from vault_pool.runtime.hot_swap.tracking import dismiss
 
 logger = logging.getLogger("vault_pool.pool")
 
-#: How long ``close()`` of a retired pool waits for each of its threads, in seconds. It fails the clients that queue
-#: only after that, and one that hangs in a connect takes all of it; with much less it warns of threads that are well.
-CLOSE_TIMEOUT = 0.03
+#: How long ``close()`` of a retired pool waits for each of its threads, in seconds. A thread that hangs in a connect
+#: takes all of it, and delays the next retirement; with much less psycopg_pool warns of threads that are well.
+CLOSE_TIMEOUT = 0.2
 #: The pause between the closings of two idle connections.
 PACE = 0.01
 #: How often, in seconds, the reaper counts the connections of a generation that is being used up.
@@ -160,6 +163,7 @@ class Reaper:
 
 def _close_pool(generation: Generation[Any]) -> None:
     pool = generation.pool
+    _send_on(pool)
     if isinstance(pool, GenerationPool):
         pool.deferring = threading.get_ident()
         try:
@@ -168,3 +172,16 @@ def _close_pool(generation: Generation[Any]) -> None:
             pool.deferring = None
     else:
         pool.close(timeout=CLOSE_TIMEOUT)
+
+
+def _send_on(pool: ConnectionPool[Any]) -> None:
+    """
+    Fail the clients that queue in *pool*, so that they go on to its successor; nobody can join the queue any more.
+
+    ``close()`` does the same, but only after it has waited for its threads, one of which may hang in a connect.
+    """
+    with pool._lock:
+        waiting = list(pool._waiting)
+        pool._waiting.clear()
+    for client in waiting:
+        client.fail(PoolClosed(f"the pool {pool.name!r} is closed"))

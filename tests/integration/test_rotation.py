@@ -1,0 +1,176 @@
+"""
+Rotation after rotation under load, the role of each really dropped when it is no longer needed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import psycopg
+import pytest
+
+from tests.load import Load
+from vault_pool import VaultPool
+from vault_pool.core.lease import Credential, Lease, Owner
+from vault_pool.errors import VaultUnavailable
+from vault_pool.sources.base import Issued
+
+#: How many times the bounded number of rotations: for a longer run by hand.
+SCALE = float(os.environ.get("VAULT_POOL_TEST_SCALE", "1"))
+
+
+class RoleSource:
+    """A source that creates a role for each read, and drops it as Vault's default revocation does."""
+
+    name = "roles"
+    lane = "roles"
+
+    def __init__(self, database):
+        self.database = database
+        self.live = {}
+        self.dropped = []
+
+    def read(self, now):
+        login = self.database.create_login()
+        self.live[login.user] = login
+        return Issued(credential=Credential(*login), lease=Lease.issued(login.user, 3600.0, now))
+
+    def renew(self, lease, now):
+        return lease.renewed(lease.increment, now)
+
+    def revoke(self, lease):
+        try:
+            self.database.drop_role(lease.lease_id)
+        except psycopg.Error as error:
+            raise VaultUnavailable(str(error)) from None
+        self.live.pop(lease.lease_id, None)
+        self.dropped.append(lease.lease_id)
+
+    def owner(self, lease):
+        return Owner()
+
+    def attach(self, runtime, wake):
+        pass
+
+    def detach(self, wake):
+        pass
+
+
+@pytest.fixture
+def source(database):
+    """A source of roles in a table with rows for every thread of the load."""
+    database.execute("INSERT INTO items SELECT n, 'x' FROM generate_series(2, 1000) n")
+    return RoleSource(database)
+
+
+def until(condition, seconds=15.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def sampled(stop, database, peak):
+    """Keep the largest number of sessions of created roles, dropped ones included, in *peak*."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND usesysid <> ALL(%s)"
+    known = [oid for (oid,) in database.superuser_execute(
+        "SELECT oid FROM pg_roles WHERE rolname = ANY(%s)", [[database.admin.user, database.server.user]]
+    )]
+    with database.connect(database.admin, autocommit=True) as conn:
+        while not stop.wait(0.01):
+            peak[0] = max(peak[0], conn.execute(query, [database.name, known]).fetchone()[0])
+
+
+@pytest.mark.timeout(180)
+def test_rotations_fail_no_request_and_leave_nothing(no_leaks, database, source):
+    """200 rotations under fast and slow threads, on a pool that grows from 1 to 8: no error, no long wait, no rest."""
+    rotations = round(200 * SCALE)
+    overlap = 2
+    pool = VaultPool(database.conninfo(), source=source, min_size=1, max_size=8, overlap=overlap)
+    peak, stop = [0], threading.Event()
+    sampler = threading.Thread(target=sampled, args=[stop, database, peak])
+    with pool, Load(pool, fast=8, slow=2, slow_seconds=0.5, think=0.002) as load:
+        sampler.start()
+        for _ in range(rotations):
+            pool.rotate()
+        until(lambda: len(source.dropped) >= rotations - 20)
+        stop.set()
+        sampler.join()
+        assert pool.status().generation == rotations + 1
+
+    assert not load.failures
+    assert load.requests > 10 * rotations
+    assert load.slow_finished > 5
+    assert load.longest_checkout < 1.0
+    assert peak[0] <= 8 + overlap
+    until(lambda: not database.sessions())
+    assert database.roles() == []
+    assert len(source.dropped) == rotations + 1
+    assert not source.live
+
+
+def test_a_role_lives_until_its_last_connection_is_back(no_leaks, database, source):
+    """A transaction begun before the rotation has its rights to the end; the role is dropped right after it."""
+    with VaultPool(database.conninfo(), source=source, min_size=1, max_size=2) as pool:
+        old = pool.status().user
+        with pool.connection() as conn:
+            conn.execute("UPDATE items SET name = 'a' WHERE id = 1")
+            pool.rotate()
+            pool.rotate()
+            assert old in database.roles()
+            conn.execute("UPDATE items SET name = 'b' WHERE id = 1")
+        until(lambda: old not in database.roles())
+
+        assert database.execute("SELECT name FROM items WHERE id = 1") == [("b",)]
+        until(lambda: database.roles() == [pool.status().user])
+
+
+def test_a_credential_that_fails_its_proof_is_dropped_and_the_pool_serves_on(no_leaks, database, source):
+    """A rotation to a role that may not log in raises the database's own words and changes nothing."""
+    seen = []
+    with VaultPool(database.conninfo(), source=source, min_size=1, max_size=2, on_event=seen.append) as pool:
+        read = source.read
+
+        def read_nologin(now):
+            issued = read(now)
+            database.execute(f'ALTER ROLE "{issued.credential.user}" NOLOGIN')
+            return issued
+
+        source.read = read_nologin
+        with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+            pool.rotate(timeout=20)
+        source.read = read
+        assert pool.status().generation == 1
+        with pool.connection() as conn:
+            assert conn.execute("SELECT count(*) FROM items").fetchone() == (1000,)
+        until(lambda: pool.status().generation == 2)
+        until(lambda: database.roles() == [pool.status().user])
+    assert database.roles() == []
+
+
+def test_settings_are_kept_by_successors(no_leaks, database, source):
+    """What was changed on the pool holds after a rotation."""
+    with VaultPool(database.conninfo(), source=source, min_size=1, max_size=2) as pool:
+        pool.timeout, pool.max_idle, pool.close_returns, pool.kwargs = 7.0, 60.0, True, {"application_name": "mine"}
+        pool.resize(2, 3)
+        pool.rotate()
+        assert (pool.timeout, pool.max_idle, pool.close_returns, pool.max_waiting) == (7.0, 60.0, True, 0)
+        assert (pool.min_size, pool.max_size) == (2, 3)
+        with pool.connection() as conn:
+            assert conn.info.parameter_status("application_name") == "mine"
+        assert pool.get_stats()["pool_available"] == 2
+        assert "password" not in str(pool.kwargs) + str(pool.conninfo)
+
+
+def test_requests_are_counted_across_rotations(no_leaks, database, source):
+    """Also while there is no current generation."""
+    with VaultPool(database.conninfo(), source=source, min_size=1) as pool:
+        for _ in range(3):
+            with pool.connection() as conn:
+                conn.execute("SELECT 1")
+            pool.rotate()
+        assert pool.get_stats()["requests_num"] == 3
+        pool._vacate()
+        assert pool.get_stats()["requests_num"] == 3
