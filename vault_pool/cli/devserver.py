@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
+import time
 from collections.abc import Iterator
 
 import click
 import psycopg
 
+from vault_pool.cli.interruption import Interruption
 from vault_pool.devserver import DevServer, DevServerError
 from vault_pool.devserver.postgres import EmbeddedPostgres
 
@@ -43,10 +43,11 @@ def devserver(
 
     Everything is in memory and gone at the end; the database roles that are left are dropped then.
     """
-    # Before anything is started: a signal that comes early must not leave a PostgreSQL behind.
-    stopped = _stop_on_signals()
+    interruption = Interruption()
     try:
         with contextlib.ExitStack() as stack:
+            # Before anything is started: a signal that comes early must not leave a PostgreSQL behind.
+            stack.enter_context(interruption.handling())
             url = postgres_url or stack.enter_context(EmbeddedPostgres()).url()
             server = stack.enter_context(
                 DevServer(root_token, host=host, port=port, flavor=flavor, tls=tls, allow_remote=allow_remote)
@@ -55,16 +56,10 @@ def devserver(
             server.add_role(_ROLE)
             for line in _greeting(server, show_token=root_token is None):
                 click.echo(line)
-            stopped.wait()
-    except (ValueError, OSError, DevServerError, psycopg.Error) as error:
+            while not interruption.asked:
+                time.sleep(0.1)
+    except (ValueError, OSError, RuntimeError, DevServerError, psycopg.Error) as error:
         raise click.ClickException(str(error)) from None
-
-
-def _stop_on_signals() -> threading.Event:
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stopped.set())
-    return stopped
 
 
 def _greeting(server: DevServer, *, show_token: bool) -> Iterator[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from vault_pool.cli.demo.scene import Scene
 from vault_pool.cli.demo.stage import MAX_TTL, Stage, own_environment
 from vault_pool.cli.demo.summary import Result
 from vault_pool.cli.demo.view import FRAME, view_for
+from vault_pool.cli.interruption import Interruption
 from vault_pool.devserver import DevServerError
 
 _DURATION: Final = 60.0
@@ -50,33 +50,6 @@ class CannotStart(click.ClickException):
     """
 
     exit_code = 2
-
-
-class Interruption:
-    """
-    Whether Ctrl-C, or SIGTERM, has asked for the end. The second time it raises KeyboardInterrupt.
-
-    A flag and no `threading.Event`: a handler that sets one while the same thread waits for it may block for ever.
-    """
-
-    asked = False
-
-    @contextmanager
-    def handling(self) -> Iterator[None]:
-        """
-        Handle both signals.
-        """
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, _number: int, _frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
