@@ -226,8 +226,9 @@ class VaultPool(HotSwapPool[CT]):
     def __del__(self) -> None:
         if self.__dict__.get("_watcher") is None:
             return
-        # Finalizers run wherever the collector does, locks held or not: closing is for a thread of its own.
-        threading.Thread(target=self.close, name=f"{self._name}-close", daemon=True).start()
+        # Finalizers run wherever the collector does, locks held or not: closing is for a thread of its own,
+        # which the interpreter waits for when it exits.
+        threading.Thread(target=self.close, name=f"{self._name}-close").start()
         warnings.warn(f"{self!r} was not closed: use `with`, or call close()", ResourceWarning, stacklevel=2)
 
     # --- Rotation ----------------------------------------------------------------------------------------
