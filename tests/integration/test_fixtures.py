@@ -77,8 +77,6 @@ def test_vault_knows_the_approle_that_was_made(vault_server, database):
     assert database.roles() == []
 
 
-
-
 def test_the_proxy_passes_through_and_leaves_nothing(no_leaks, echo, tcp_proxy):
     """What goes in comes out, and closing ends thread and descriptors."""
     proxy = tcp_proxy("127.0.0.1", echo)

@@ -75,9 +75,12 @@ def until(condition, seconds=15.0):
 def sampled(stop, database, peak):
     """Keep the largest number of sessions of created roles, dropped ones included, in *peak*."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND usesysid <> ALL(%s)"
-    known = [oid for (oid,) in database.superuser_execute(
-        "SELECT oid FROM pg_roles WHERE rolname = ANY(%s)", [[database.admin.user, database.server.user]]
-    )]
+    known = [
+        oid
+        for (oid,) in database.superuser_execute(
+            "SELECT oid FROM pg_roles WHERE rolname = ANY(%s)", [[database.admin.user, database.server.user]]
+        )
+    ]
     with database.connect(database.admin, autocommit=True) as conn:
         while not stop.wait(0.01):
             peak[0] = max(peak[0], conn.execute(query, [database.name, known]).fetchone()[0])

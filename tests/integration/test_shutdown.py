@@ -159,7 +159,6 @@ def test_closing_meets_a_credential_on_its_way(no_leaks, make_pool, vault_server
 
     assert not closer.is_alive()
     until(lambda: nothing_left(vault_server, database))
-    del pool, read, prepare
 
 
 def test_a_pool_that_opens_while_another_closes_keeps_its_credential(no_leaks, make_pool, vault_server, database):
@@ -183,11 +182,10 @@ def test_a_pool_that_opens_while_another_closes_keeps_its_credential(no_leaks, m
 
 def test_a_forgotten_pool_warns_and_closes(no_leaks, make_pool, vault_server, database):
     """A pool that is collected while open is a ResourceWarning; its lease is revoked all the same."""
-    pool = make_pool()
-    pool.open()
+    pools = [make_pool()]
+    pools[0].open()
     with pytest.warns(ResourceWarning, match="was not closed"):
-        del pool
-        gc.collect()
+        pools.clear()
     until(lambda: nothing_left(vault_server, database))
 
 

@@ -195,7 +195,7 @@ def test_a_broken_connection_gives_its_slot_back_once(no_leaks, conninfo, databa
     pool.wait()
     for way in ("close", "putconn", "both", "connection"):
         if way == "connection":
-            with pytest.raises(psycopg.OperationalError), pool.connection() as conn:  # noqa: PT012 - they belong together
+            with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
                 database.terminate(conn.info.user)
                 conn.execute("SELECT 1")
         else:
