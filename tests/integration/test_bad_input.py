@@ -103,7 +103,7 @@ def test_a_certificate_of_an_authority_that_is_not_known(no_leaks, database):
     with DevServer(tls=True) as server:
         vault = Vault(server.address, auth=Token(server.root_token), timeout=2.0)
         pool = VaultPool(database.conninfo(), source=DynamicRole("app", vault=vault))
-        with pytest.raises(VaultError, match="(?i)certificate"):
+        with pytest.raises(VaultError, match=r"(?i)certificate"):
             pool.open(timeout=2.0)
 
 
