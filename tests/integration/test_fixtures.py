@@ -5,6 +5,8 @@ The fixtures themselves: what other tests stand on.
 from __future__ import annotations
 
 import socket
+import socketserver
+import threading
 import time
 
 import psycopg
@@ -18,6 +20,30 @@ def ask(port, word=b"hello"):
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
         connection.sendall(word)
         return connection.recv(100)
+
+
+@pytest.fixture
+def echo():
+    """A server that sends back what it gets; its port."""
+
+    class Echo(socketserver.BaseRequestHandler):
+        def handle(self):
+            while data := self.request.recv(100):
+                self.request.sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request, client_address):
+            """A connection that is cut is what these tests are about."""
+
+    with Server(("127.0.0.1", 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
 
 
 def test_a_login_reads_and_writes_items_and_is_listed(database):

@@ -94,7 +94,7 @@ def test_rotations_fail_no_request_and_leave_nothing(no_leaks, database, source)
     pool = VaultPool(database.conninfo(), source=source, min_size=1, max_size=8, overlap=overlap)
     peak, stop = [0], threading.Event()
     sampler = threading.Thread(target=sampled, args=[stop, database, peak])
-    with pool, Load(pool, fast=8, slow=2, slow_seconds=0.5, think=0.002) as load:
+    with pool, Load(pool, fast=8, slow=2, slow_seconds=0.5, think=0.01) as load:
         sampler.start()
         for _ in range(rotations):
             pool.rotate()

@@ -11,6 +11,7 @@ import random
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 
 from vault_pool.runtime.clock import Clock, SystemClock
 
@@ -150,14 +151,13 @@ class Workers:
                 self._changed.notify()
                 return
             thread = threading.Thread(target=self._work, name=f"vault_pool-worker-{next(self._numbers)}", daemon=True)
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            # Since Python 3.12 no thread can be started once the interpreter has begun to exit: the caller works.
-            with self._changed:
-                self._threads.discard(thread)
-            self._work(until_empty=True)
+            # Under the lock: `stop` must not meet a thread that is listed and cannot be joined yet.
+            with suppress(RuntimeError):
+                thread.start()
+                self._threads.add(thread)
+                return
+        # Since Python 3.12 no thread can be started once the interpreter has begun to exit: the caller works.
+        self._work(until_empty=True)
 
     def _take(self) -> tuple[Hashable, Callable[[], None]] | None:
         """

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -59,14 +60,14 @@ class Reaper:
             self._changed.notify_all()
             if self._thread is not None:
                 return
-            thread = self._thread = threading.Thread(target=self._run, name=f"{self._name}-reaper", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            # Since Python 3.12 no thread can be started once the interpreter has begun to exit.
-            with self._changed:
-                self._thread = None
-            self._pass(at_once=True)
+            thread = threading.Thread(target=self._run, name=f"{self._name}-reaper", daemon=True)
+            # Under the lock: `close` must not meet a thread that cannot be joined yet.
+            with suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
+                return
+        # Since Python 3.12 no thread can be started once the interpreter has begun to exit: the caller works.
+        self._pass(at_once=True)
 
     def retiring(self) -> list[Generation[Any]]:
         """
