@@ -16,7 +16,7 @@ import pytest
 
 pytest_plugins = ["tests.fix_postgres", "tests.fix_proxy", "tests.fix_vault"]
 
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=False)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, derandomize=False, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

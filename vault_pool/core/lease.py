@@ -29,6 +29,9 @@ class Lease:
     *issued_at* is the instant at which the credential was asked for; renewals leave it alone.
     *stamped_at* and *duration* are the term in force: since when, and for how many seconds.
     *increment* is what renewals ask for, in seconds: the duration at issue.
+
+    *polled* is for what comes without a lease (a static role, a KV secret, a file): the term has no end then, it only
+    says when to look again: after *duration* seconds, and up to *spread* seconds more.
     """
 
     lease_id: str
@@ -37,6 +40,8 @@ class Lease:
     stamped_at: float
     increment: float
     renewable: bool = True
+    polled: bool = False
+    spread: float = 0.0
 
     @classmethod
     def issued(cls, lease_id: str, duration: float, now: float, *, renewable: bool = True) -> Lease:
@@ -52,12 +57,23 @@ class Lease:
             renewable=renewable,
         )
 
+    @classmethod
+    def looked_up(cls, version: str, duration: float, now: float, *, spread: float = 0.0) -> Lease:
+        """
+        Return the term of a credential without a lease that was read by a request which left at *now*.
+
+        *version* names it (no secret): another version of the credential has another name.
+        It is looked at again after *duration* seconds (`math.inf`: never) and up to *spread* seconds more.
+        """
+        unleased = cls.issued(version, duration, now, renewable=False)
+        return replace(unleased, polled=True, spread=spread)
+
     @property
     def expires_at(self) -> float:
         """
         The instant at which the lease itself ends; the token that issued it may end earlier.
         """
-        return self.stamped_at + self.duration
+        return math.inf if self.polled else self.stamped_at + self.duration
 
     def renewed(self, duration: float, now: float) -> Lease:
         """

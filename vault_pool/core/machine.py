@@ -33,6 +33,7 @@ from vault_pool.core.messages import (
     RotationRequested,
     Sent,
     Succeeded,
+    Unchanged,
     Wait,
 )
 from vault_pool.core.policy import RenewalPolicy
@@ -59,6 +60,7 @@ __all__ = [
     "RotationRequested",
     "Sent",
     "Succeeded",
+    "Unchanged",
     "Wait",
     "advance",
     "decide",
@@ -84,6 +86,9 @@ def advance(state: LeaseState, event: Event, now: float, policy: RenewalPolicy) 
             return replace(state, sent_at=now, sent=request, allowance=left, allowed_at=now)
         case Issued() if not state.succeeded:
             return _issued(state, event, now, policy)
+        case Unchanged(lease, draw) if state.serving and state.lease is not None:
+            again = replace(lease, lease_id=state.lease.lease_id, issued_at=state.lease.issued_at)
+            return _timed(replace(state, lease=again, draw=draw, failures=0, sent_at=None), policy)
         case Renewed() if state.lease is not None and not state.reading:
             return _renewed(replace(state, sent_at=None), event, now, policy)
         case Failed():
@@ -106,6 +111,8 @@ def advance(state: LeaseState, event: Event, now: float, policy: RenewalPolicy) 
             # It comes with the answer to a read: what was on its way belongs to the successor.
             retiring = replace(state, phase=Phase.RETIRING, failures=0, wanted=False, sent_at=None)
             return _timed(retiring, policy)
+        case Drained() if state.phase is Phase.RETIRING and state.lease is not None and state.lease.polled:
+            return replace(state, phase=Phase.ENDED)
         case Drained() if state.phase is Phase.RETIRING:
             return replace(state, phase=Phase.REVOKING, due=now, failures=0)
         case _:
@@ -143,7 +150,7 @@ def rotate_by(state: LeaseState, policy: RenewalPolicy) -> float:
     A token that may still be renewed is given half of that time more: its own upkeep comes first.
     """
     lease, owner = state.lease, state.owner
-    if lease is None:
+    if lease is None or lease.polled:
         return math.inf
     lease_turn = lease.expires_at - policy.reserve(lease.duration)
     term = min(owner.term, owner.expires_at - lease.stamped_at)
@@ -162,6 +169,8 @@ def _request(state: LeaseState, now: float, policy: RenewalPolicy) -> Read | Ren
         return Revoke(lease)
     if phase is Phase.RETIRING:
         return Renew(lease)
+    if lease.polled:
+        return Read()
     if phase is Phase.ACTIVE:
         # The token should have been renewed by its turn: more time for the lease would not help.
         outlived = lease.expires_at > state.owner.expires_at and now >= rotate_by(state, policy)
@@ -175,6 +184,8 @@ def _request(state: LeaseState, now: float, policy: RenewalPolicy) -> Read | Ren
 def _renewal_at(state: LeaseState, policy: RenewalPolicy) -> float:
     lease = state.lease
     assert lease is not None
+    if lease.polled:
+        return lease.stamped_at + lease.duration + lease.spread * state.draw
     end = state.deadline if state.owner.final else lease.expires_at
     return lease.stamped_at + (end - lease.stamped_at) * policy.fraction(state.draw)
 
@@ -188,7 +199,19 @@ def _timed(state: LeaseState, policy: RenewalPolicy) -> LeaseState:
     if state.phase is Phase.RETIRING:
         # Nobody will succeed it any more: where renewing buys nothing, its end is the next thing to happen.
         return replace(state, due=at if buys else math.inf)
-    return replace(state, phase=Phase.ACTIVE if buys else Phase.FINAL, due=min(at, rotate_by(state, policy)))
+    polled = state.lease is not None and state.lease.polled
+    phase = Phase.ACTIVE if buys or polled else Phase.FINAL
+    return replace(state, phase=phase, due=min(at, rotate_by(state, policy)))
+
+
+def _by_the_clock(state: LeaseState, now: float, policy: RenewalPolicy) -> bool:
+    """
+    Return whether the next request is one that only the time asks for: no failure, no refusal, nobody by hand.
+
+    It may be due already and held up by the allowance; then more time for the token still puts it off.
+    """
+    ahead = state.phase is not Phase.FINAL or now < state.due
+    return state.failures == 0 and (ahead or state.due == _timed(state, policy).due)
 
 
 def _in_time(due: float, state: LeaseState, now: float, policy: RenewalPolicy) -> float:
@@ -267,8 +290,7 @@ def _owned(state: LeaseState, owner: Owner, now: float, policy: RenewalPolicy) -
     if owner == state.owner:
         return state
     known = replace(state, owner=owner)
-    at_ease = state.failures == 0 and (state.phase is not Phase.FINAL or now < state.due)
-    if at_ease and (state.serving or state.phase is Phase.RETIRING):
+    if (state.serving or state.phase is Phase.RETIRING) and _by_the_clock(state, now, policy):
         return _timed(known, policy)
     return replace(known, due=_in_time(known.due, known, now, policy))
 

@@ -30,6 +30,16 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
+class Unchanged:
+    """
+    A look at a polled credential found the one that serves, and says by *lease* when to look again.
+    """
+
+    lease: Lease
+    draw: float
+
+
+@dataclass(frozen=True, slots=True)
 class Renewed:
     """
     A renewal granted *duration* seconds from *stamped_at*.
@@ -105,7 +115,18 @@ class Revoked:
 
 
 Event = (
-    Sent | Issued | Renewed | Failed | OwnerChanged | Lost | RotationRequested | Lapsed | Succeeded | Drained | Revoked
+    Sent
+    | Issued
+    | Unchanged
+    | Renewed
+    | Failed
+    | OwnerChanged
+    | Lost
+    | RotationRequested
+    | Lapsed
+    | Succeeded
+    | Drained
+    | Revoked
 )
 
 

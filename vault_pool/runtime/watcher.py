@@ -254,10 +254,26 @@ class Watcher:
         except VaultPoolError as error:
             self._failed(error)
             return
+        if self._unchanged(issued):
+            return
         holders = self._alive()
         # The database may hang where Vault does not: it is waited for in a lane of its own.
         lane = holders[0].lane if holders else self.source.lane
         self._runtime.submit(lane, partial(self._guarded, partial(self._swap, issued)))
+
+    def _unchanged(self, issued: Issued) -> bool:
+        """
+        Tell whether a look at a polled credential found the one that serves; who asked for a rotation gets one.
+        """
+        with self._lock:
+            known = issued.credential == self._credential
+            if not (issued.lease.polled and known) or self._state.wanted or self._stopping:
+                return False
+            event = machine.Unchanged(issued.lease, self._runtime.random())
+            self._state = machine.advance(self._state, event, self.now(), self.policy)
+        self._well()
+        self.wake()
+        return True
 
     def _swap(self, issued: Issued) -> None:
         """

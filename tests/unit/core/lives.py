@@ -58,7 +58,7 @@ class World:
     def kind(self) -> bool:
         """Whether nothing ever goes wrong in this world."""
         prompt = self.latency * 50 <= min(self.ttl, self.token_ttl or self.ttl)
-        chances = (self.fails, self.refused, self.reads_fail, self.cuts, self.token_dies, self.lost)
+        chances = (self.fails, self.refused, self.reads_fail, self.cuts, self.retry_after, self.token_dies, self.lost)
         return prompt and not any(chances) and not self.outages
 
 

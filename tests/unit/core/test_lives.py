@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from tests.unit.core.lives import CORE, Life, World
 
@@ -77,7 +77,22 @@ def test_anything_may_go_wrong(world):
     Life(world).run()
 
 
+# A read that the allowance holds up, and a token renewed meanwhile: the lease has time again.
+HELD_UP = World(
+    ttl=20,
+    max_ttl=20,
+    renewable=False,
+    token_ttl=6,
+    token_max_ttl=12,
+    latency=1.0,
+    retry_after=5.0,
+    outages=((0.1, 0.7),),
+    steps=120,
+)
+
+
 @given(harsh_worlds(), st.floats(1.0, 1000.0), st.integers(1, 5))
+@example(HELD_UP, 732.0, 1)
 def test_the_allowance_bounds_the_requests(world, requests_per_hour, burst):
     """However little is allowed, it is kept to."""
     policy = CORE.RenewalPolicy(requests_per_hour=requests_per_hour, burst=burst)
