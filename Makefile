@@ -23,8 +23,8 @@ help: ## show this
 demo: $(READY) ## rotate credentials under load, and watch; options in ARGS="…"
 	$(BIN)/vault-pool demo $(ARGS)
 
-test: $(READY) ## run the tests; pytest's options in ARGS="…"
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run the tests, two at a time; pytest's options in ARGS="…"
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(READY) ## check style and format
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -27,6 +28,15 @@ BINARIES = "VAULT_POOL_TEST_VAULT_BIN"
 
 # The shell holds the server, and we the shell's standard input: when we die, it ends the server.
 _WITH_US = '"$@" & read -r _; kill "$!"; wait'
+
+# It ends when we close its standard input, or die.
+_DEVELOPMENT_SERVER = """
+import os, sys
+from vault_pool.devserver import DevServer
+with DevServer(root_token=os.environ["VAULT_DEV_ROOT_TOKEN_ID"]) as server:
+    print(server.address, flush=True)
+    sys.stdin.read()
+"""
 
 # Environment proxies are for the world outside, not for loopback.
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -257,13 +267,30 @@ def _servers() -> list[Any]:
 
 
 @contextlib.contextmanager
+def development_server() -> Iterator[VaultServer]:
+    """Run the development server in a process of its own: its threads and its work are not those of the tests."""
+    token = secrets.token_hex(16)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _DEVELOPMENT_SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"VAULT_DEV_ROOT_TOKEN_ID": token},
+    )
+    with child:
+        address = child.stdout.readline().strip()
+        if not address:
+            raise RuntimeError("the development server did not start")
+        yield VaultServer("devserver", address, token)
+        child.stdin.close()
+
+
+@contextlib.contextmanager
 def running(kind: str | Path) -> Iterator[VaultServer]:
     """Run the development server ("devserver"), or the real server of which *kind* is the binary or its name."""
     if kind == "devserver":
-        from vault_pool.devserver import DevServer
-
-        with DevServer(root_token=secrets.token_hex(16)) as server:
-            yield VaultServer("devserver", server.address, server.root_token)
+        with development_server() as server:
+            yield server
         return
     binary = kind if isinstance(kind, Path) else shutil.which(kind)
     if binary is None:
