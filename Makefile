@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 
 ARGS ?=
 SERVER ?= devserver
+FILES ?=
 SECONDS ?= 60
 DELAY_MS ?= 0
 
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make demo ARGS=--json | jq` must see JSON and nothing else: no command is echoed, and set-up goes to stderr.
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typing bench soak clean
+.PHONY: help demo test contract lint typing bench soak clean
 
 help: ## show this
 	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +26,9 @@ demo: $(READY) ## rotate credentials under load, and watch; options in ARGS="…
 
 test: $(READY) ## run the tests, two at a time; pytest's options in ARGS="…"
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+contract: $(READY) ## replay what real servers answered: SERVER=devserver|bao|vault FILES="…"; options in ARGS="…"
+	$(BIN)/python -m tests.contract --server $(SERVER) $(ARGS) $(FILES)
 
 lint: $(READY) ## check style and format
 	$(BIN)/ruff check

@@ -11,22 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from vault_pool.devserver.approle_lockout import Lockout
-from vault_pool.devserver.approle_role import Role, SecretId, new_settings, parse_metadata
+from vault_pool.devserver.approle_role import Role, SecretId, check, check_cidrs, new_settings, parse_metadata
 from vault_pool.devserver.errors import ApiError, BackendError, bad_token, failed, refused
-from vault_pool.devserver.framework import (
-    ANY,
-    FLAG,
-    NAME,
-    NUMBER,
-    SECONDS,
-    STRINGS,
-    TEXT,
-    Fields,
-    Reply,
-    Request,
-    Route,
-    keys,
-)
+from vault_pool.devserver.field_types import ANY, FLAG, NUMBER, SECONDS, STRINGS, TEXT
+from vault_pool.devserver.framework import NAME, Fields, Reply, Request, Route, keys
 from vault_pool.devserver.token_entry import Auth, in_networks
 from vault_pool.devserver.ttl import Wish
 
@@ -53,11 +41,11 @@ _ROLE_FIELDS: Final = {
     "token_policies": STRINGS,
     "token_strictly_bind_ip": FLAG,
     "token_ttl": SECONDS,
-    "token_type": TEXT,
+    "token_type": ANY,
 }
 _SECRET_ID_FIELDS: Final = {
     "cidr_list": STRINGS,
-    "metadata": ANY,
+    "metadata": TEXT,
     "num_uses": NUMBER,
     "secret_id": TEXT,
     "token_bound_cidrs": STRINGS,
@@ -193,6 +181,9 @@ class AppRoleEngine:
             settings = {**new_settings(openbao=self._core.flavor.openbao), **(role.settings if role else {}), **sent}
             if not settings["bind_secret_id"] and not settings["secret_id_bound_cidrs"]:
                 raise failed("at least one constraint should be enabled on the role")
+            if role is not None and "local_secret_ids" in sent:
+                raise refused("local_secret_ids can only be modified during role creation")
+            check(settings)
             if 0 < settings["token_max_ttl"] < settings["token_ttl"]:
                 raise refused("'token_ttl' cannot be greater than 'token_max_ttl'")
             if role is None:
@@ -224,10 +215,14 @@ class AppRoleEngine:
             created=self._core.clock.now(),
             ttl=fields.get("ttl", role.settings["secret_id_ttl"]),
             num_uses=fields.get("num_uses", role.settings["secret_id_num_uses"]),
-            metadata=parse_metadata(fields.get("metadata")),
+            metadata=parse_metadata(fields.text("metadata")),
             cidr_list=fields.get("cidr_list", []),
             token_bound_cidrs=fields.get("token_bound_cidrs", []),
         )
+        if made.num_uses < 0:
+            raise refused("num_uses cannot be negative")
+        check_cidrs("CIDR blocks", made.cidr_list)
+        check_cidrs("token CIDR blocks", made.token_bound_cidrs)
         if made.secret_id in role.secret_ids:
             raise failed("failed to store secret_id: SecretID is already registered")
         role.secret_ids[made.secret_id] = made
@@ -248,7 +243,10 @@ class AppRoleEngine:
         role = self._role(fields)
         if role is None:
             raise ApiError(404, f'role "{fields.text("name")}" does not exist')
-        wanted = fields.text("secret_id_accessor" if fields.get("by_accessor") else "secret_id")
+        name = "secret_id_accessor" if fields.get("by_accessor") else "secret_id"
+        wanted = fields.text(name)
+        if not wanted:
+            raise refused(f"missing {name}")
         found = next((one for one in role.secret_ids.values() if wanted in (one.secret_id, one.accessor)), None)
         if fields.text("action") == "lookup" and request.operation == "update":
             return None if found is None else Reply(data=found.show())

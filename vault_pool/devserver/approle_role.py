@@ -4,19 +4,21 @@ What AppRole keeps: roles and their secret ids.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vault_pool.devserver.errors import refused
+from vault_pool.devserver.errors import ConnectionDropped, failed, refused
 from vault_pool.devserver.token_entry import Auth
 from vault_pool.devserver.ttl import Wish
 from vault_pool.devserver.values import show_time
 
 # vault: "tidy" removes what is past its TTL about once a minute; until then a login passes.
 _TIDY_SECONDS: Final = 60.0
+_TOKEN_TYPES: Final = ("", "default", "service", "batch", "default-service", "default-batch")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,17 +102,55 @@ class Role:
         )
 
 
-def parse_metadata(sent: Any) -> Mapping[str, str]:
+def parse_metadata(sent: str) -> Mapping[str, str]:
     """
-    Return the metadata of a secret id, which is sent as an object or as its JSON text.
+    Return the metadata of a secret id, which is sent as the text of a JSON object.
     """
-    if isinstance(sent, str):
-        try:
-            sent = json.loads(sent or "{}")
-        except ValueError:
-            text = "failed to parse metadata: failed to parse the input: invalid <key,value> format"
-            raise refused(text) from None
-    return sent or {}
+    try:
+        parsed = json.loads(sent or "{}")
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise refused("failed to parse metadata: failed to parse the input: invalid <key,value> format")
+    return parsed
+
+
+def check_cidrs(what: str, networks: Sequence[str]) -> None:
+    """
+    Refuse what Go's ``net.ParseCIDR`` refuses.
+    """
+    for one in networks:
+        if "/" not in one or not _is_network(one):
+            raise failed(f"failed to validate {what}: invalid CIDR address: {one}")
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """
+    Refuse the settings of a role that cannot be.
+    """
+    if not isinstance(settings["token_type"], str):
+        raise ConnectionDropped
+    if settings["token_type"] not in _TOKEN_TYPES:
+        raise refused(f"invalid 'token_type' value \"{settings['token_type']}\"")
+    if settings["token_num_uses"] < 0:
+        raise refused("'token_num_uses' cannot be negative")
+    if settings["secret_id_num_uses"] < 0:
+        raise refused("secret_id_num_uses cannot be negative")
+    check_cidrs("CIDR blocks", settings["secret_id_bound_cidrs"] or ())
+    for one in settings["token_bound_cidrs"]:
+        if not _is_network(one):
+            text = (
+                f'error parsing address "{one}": Unable to convert "{one}" to an IPv4 or IPv6 address, or a UNIX Socket'
+            )
+            raise refused(text)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def new_settings(*, openbao: bool) -> dict[str, Any]:

@@ -11,15 +11,17 @@ import secrets
 import threading
 import uuid
 from dataclasses import replace
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from vault_pool.devserver import wrapping
 from vault_pool.devserver.clock import Clock
 from vault_pool.devserver.errors import ApiError, BackendError, bad_token, denied_by_policy, not_found, refused
 from vault_pool.devserver.flavor import Flavor
-from vault_pool.devserver.framework import Engine, Reply, Request, answer, needs_create, relative
+from vault_pool.devserver.framework import Reply, Request, answer, needs_create, relative
+from vault_pool.devserver.inline_auth import FAILED_HEADER
 from vault_pool.devserver.leases import Lease, Leases
-from vault_pool.devserver.mounts import Mount, MountTable
+from vault_pool.devserver.mounts import AuthEngine, Mount, MountTable, SecretsEngine
+from vault_pool.devserver.namespaces import Namespaces
 from vault_pool.devserver.policies import Acl, Policy, default_policy, parse_policy
 from vault_pool.devserver.token_entry import Auth, TokenEntry
 from vault_pool.devserver.tokens import TokenStore
@@ -27,35 +29,6 @@ from vault_pool.devserver.ttl import Limits, Wish, calculate_ttl
 from vault_pool.devserver.values import base62, round_half_up
 
 _LAST_USE: Final = "Secret cannot be returned; token had one use left, so leased credentials were immediately revoked."
-
-
-@runtime_checkable
-class SecretsEngine(Engine, Protocol):
-    """
-    An engine whose secrets have leases.
-    """
-
-    def renew(self, lease: Lease, increment: int, limits: Limits) -> Wish:
-        """
-        Renew what *lease* stands for; return the TTLs that its role wants now. Raise BackendError.
-        """
-
-    def revoke(self, lease: Lease) -> None:
-        """
-        Revoke what *lease* stands for. Raise BackendError.
-        """
-
-
-@runtime_checkable
-class AuthEngine(Engine, Protocol):
-    """
-    An auth method that has a say when its tokens are renewed.
-    """
-
-    def renewed_wish(self, auth: Auth) -> Wish:
-        """
-        Return the TTLs that the role of *auth* wants now. Raise BackendError.
-        """
 
 
 class Core:
@@ -68,6 +41,7 @@ class Core:
         self.clock = clock
         self.lock = threading.RLock()
         self.mounts = MountTable()
+        self.namespaces = Namespaces(self)
         self.leases = Leases(self, clock, self.lock)
         self.tokens = TokenStore(self.leases, clock, self.lock, flavor)
         self.policies: dict[str, Policy] = {
@@ -104,9 +78,30 @@ class Core:
         about_wrapping = self.wrapping.answer(request)
         if about_wrapping is not None:
             return about_wrapping
-        status, body = self._answer(request)
+        status, body = self._answer_inline(request) if request.inline_login else self._answer(request)
         if request.wrap_ttl and body is not None:
             body = self.wrapping.wrap(body, request.path, request.wrap_ttl)
+        return status, body
+
+    def _answer_inline(self, request: Request) -> tuple[int, dict[str, Any] | None]:
+        """
+        Log in first. openbao: the token ends with the request, which therefore cannot have a lease.
+        """
+        assert request.inline_login is not None
+        try:
+            _, login = self._answer(request.inline_login)
+        except ApiError as error:
+            error.headers[FAILED_HEADER] = "true"
+            raise
+        if login is None or login["auth"] is None:
+            raise ApiError(404, "specified authentication path was not found")
+        token = login["auth"]["client_token"]
+        try:
+            status, body = self._answer(replace(request, token=token))
+        finally:
+            self.tokens.ended(token)
+        if body is not None and body.get("lease_id"):
+            raise refused("requests with inline authentication cannot generate leases")
         return status, body
 
     def _answer(self, request: Request) -> tuple[int, dict[str, Any] | None]:
@@ -119,6 +114,8 @@ class Core:
         entry = self.tokens.lookup(request.token)
         if entry is None or not entry.may_come_from(request.remote_address):
             raise bad_token()
+        if not request.path.startswith(entry.namespace):
+            raise denied_by_policy()
         last_use = self.tokens.use(entry)
         try:
             request, allowed = self._authorize(request, mount, entry)
@@ -152,7 +149,7 @@ class Core:
         """
         Let the engine renew *lease*.
         """
-        mount = self.mounts.find(lease.lease_id)
+        mount = self.mounts.find(lease.path)
         if mount is None or not isinstance(mount.engine, SecretsEngine):
             raise BackendError(f"failed to renew entry: no handler for {lease.lease_id}")
         try:
@@ -167,7 +164,7 @@ class Core:
         if lease.auth is not None:
             self.tokens.ended(lease.auth.client_token)
             return
-        mount = self.mounts.find(lease.lease_id)
+        mount = self.mounts.find(lease.path)
         if mount is None or not isinstance(mount.engine, SecretsEngine):
             raise BackendError(f"failed to revoke entry: no handler for {lease.lease_id}")
         try:
@@ -192,15 +189,18 @@ class Core:
             if needs_create(mount.engine, inner, self.flavor):
                 request = replace(request, operation="create")
         sudo = mount is not None and any(_covers(path, inside) for path in mount.engine.sudo_paths)
-        return request, self.acl(entry).allows(request.operation, request.path, request.data, sudo=sudo)
+        path = request.path.removeprefix(entry.namespace)
+        return request, self.acl(entry).allows(request.operation, path, request.data, sudo=sudo)
 
     def _route(self, request: Request, mount: Mount | None, entry: TokenEntry) -> Reply | None:
-        if mount is None:
-            raise ApiError(404, f'no handler for route "{request.path}". route entry not found.')
-        if mount.tainted:
-            said = "route entry or namespace is tainted." if self.flavor.openbao else "route entry is tainted."
-            where = ' on namespace "".' if self.flavor.openbao else "."
-            raise ApiError(404, f'no handler for route "{request.path}"{where} {said}')
+        if mount is None or mount.tainted:
+            namespace = self.namespaces.of(request.path).path
+            text = f'no handler for route "{request.path.removeprefix(namespace)}"'
+            if mount is None:
+                raise ApiError(404, f"{text}. route entry not found.")
+            if self.flavor.openbao:
+                raise ApiError(404, f'{text} on namespace "{namespace}". route entry or namespace is tainted.')
+            raise ApiError(404, f"{text}. route entry is tainted.")
         inner = relative(request, mount.path, request.path[len(mount.path) :], entry)
         reply = answer(mount.engine, inner, self.flavor)
         if reply is not None and reply.secret is not None:
@@ -210,8 +210,9 @@ class Core:
     def _login(self, mount: Mount, request: Request) -> Reply | None:
         reply = answer(mount.engine, request, self.flavor)
         if reply is not None and reply.auth is not None:
-            path = mount.path + request.path
-            reply.auth, warnings = self.tokens.issue(reply.auth, path, mount.limits)
+            path = mount.inner_path + request.path
+            namespace = self.namespaces.of(mount.path)
+            reply.auth, warnings = self.tokens.issue(reply.auth, path, mount.limits, namespace=namespace)
             reply.warnings += warnings
         return reply
 
@@ -223,8 +224,10 @@ class Core:
         now = self.clock.now()
         ttl, warnings = calculate_ttl(mount.limits, reply.secret.wish, now=now)
         batch_end = self.tokens.end(entry) if entry.batch else None
+        namespace = self.namespaces.of(mount.path)
         lease = Lease(
-            lease_id=f"{request.path}/{base62(24)}",
+            lease_id=f"{request.path.removeprefix(namespace.path)}/{base62(24)}{namespace.suffix}",
+            namespace=namespace.path,
             issue_time=now,
             expire_time=now + ttl if batch_end is None else min(now + ttl, batch_end),
             internal=reply.secret.internal,

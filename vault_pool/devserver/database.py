@@ -18,6 +18,7 @@ from vault_pool.devserver.framework import NAME, Fields, Reply, Request, Route, 
 from vault_pool.devserver.leases import Lease
 from vault_pool.devserver.passwords import DEFAULT, parse_password_policy
 from vault_pool.devserver.postgresql_plugin import PostgreSQL
+from vault_pool.devserver.static_roles import StaticRoles
 from vault_pool.devserver.ttl import Limits, Wish, calculate_ttl
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # vault: VALID UNTIL is a little later than the lease's end, so that the lease ends first.
 _VALID_LONGER: Final = 5.0
+_CREDENTIAL_TYPES: Final = ("password", "rsa_private_key", "client_certificate")
 _PLUGIN: Final = "postgresql-database-plugin"
 _INLINE_WARNING: Final = (
     "Password found in connection_url, use a templated url to enable root rotation and prevent read access to "
@@ -65,6 +67,7 @@ class DatabaseEngine:
                 exists=lambda _request, fields: fields.text("name") in self._roles,
             ),
             Route(pattern=f"creds/{NAME}", operations={"read": self._creds}),
+            *StaticRoles(lambda name: name in self._roles).routes,
         )
 
     def close(self) -> None:
@@ -110,7 +113,7 @@ class DatabaseEngine:
         config = self._config(name)
         plugin = self._plugins.get(name)
         if plugin is None:
-            plugin = PostgreSQL(config.details, self._core.flavor)
+            plugin = PostgreSQL(config.details, self._core.flavor, self._core.clock)
             plugin.verify()
             plugin = self._adopt(name, plugin, replace=False)
         return plugin
@@ -131,7 +134,7 @@ class DatabaseEngine:
 
     def _write_config(self, request: Request, fields: Fields) -> Reply | None:
         known = self._configs.get(fields.text("name")) or Config()
-        details = {name: value for name, value in request.data.items() if name not in CONFIG_FIELDS and value}
+        details = {name: value for name, value in request.data.items() if name not in CONFIG_FIELDS}
         config = Config(
             allowed_roles=fields.get("allowed_roles", known.allowed_roles),
             plugin_name=fields.get("plugin_name", known.plugin_name),
@@ -147,7 +150,7 @@ class DatabaseEngine:
             text = f"2 errors occurred:\n{missing}{missing}\n"
             raise refused(f"error creating database object: invalid database version: {text}")
         try:
-            plugin = PostgreSQL(config.details, self._core.flavor)
+            plugin = PostgreSQL(config.details, self._core.flavor, self._core.clock)
             if fields.get("verify_connection", True):
                 plugin.verify()
         except BackendError as error:
@@ -186,7 +189,7 @@ class DatabaseEngine:
         except BackendError as error:
             raise failed(str(error)) from None
         config.details["password"] = password
-        self._adopt(name, PostgreSQL(config.details, self._core.flavor), replace=True)
+        self._adopt(name, PostgreSQL(config.details, self._core.flavor, self._core.clock), replace=True)
 
     def _read_role(self, _request: Request, fields: Fields) -> Reply | None:
         role = self._roles.get(fields.text("name"))
@@ -197,6 +200,8 @@ class DatabaseEngine:
         role = {**NEW_ROLE, **self._roles.get(name, {}), **fields.within(tuple(ROLE_FIELDS))}
         if not role["db_name"]:
             raise refused("database name is required")
+        if role["credential_type"] not in _CREDENTIAL_TYPES:
+            raise refused(f'invalid credential_type "{role["credential_type"]}"')
         self._roles[name] = role
 
     def _delete_role(self, _request: Request, fields: Fields) -> None:

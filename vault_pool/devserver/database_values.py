@@ -5,10 +5,13 @@ What the database engine keeps: connections and roles, and the fields that they 
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vault_pool.devserver.framework import FLAG, LIST, SECONDS, STRINGS, TEXT
+from vault_pool.devserver.errors import BackendError
+from vault_pool.devserver.field_types import FLAG, LIST, NUMBER, SECONDS, STRINGS, TEXT, kind_of
+from vault_pool.devserver.flavor import Flavor
 
 CONFIG_FIELDS: Final = {
     "plugin_name": TEXT,
@@ -28,6 +31,16 @@ ROLE_FIELDS: Final = {
     "max_ttl": SECONDS,
     "credential_type": TEXT,
 }
+# What the plugin reads of its details.
+_DETAIL_FIELDS: Final = {
+    "connection_url": TEXT,
+    "username": TEXT,
+    "password": TEXT,
+    "max_open_connections": NUMBER,
+    "max_idle_connections": NUMBER,
+    "disable_escaping": FLAG,
+}
+_PASSWORD_AUTHENTICATION: Final = ("password", "scram-sha-256")
 # What a role is as long as nothing else was said.
 NEW_ROLE: Final[dict[str, Any]] = {
     "creation_statements": [],
@@ -72,3 +85,33 @@ class Config:
             "plugin_version": self.plugin_version,
             "root_credentials_rotate_statements": self.root_rotation_statements,
         }
+
+
+def checked_details(details: Mapping[str, Any], flavor: Flavor) -> dict[str, Any]:
+    """
+    Return what the plugin reads of *details*, with its types; raise BackendError with Go's words.
+
+    vault: ``connutil.SQLConnectionProducer.Init`` and ``PostgreSQL.Initialize``.
+    """
+    read = dict(details)
+    many = "decoding failed due to the following error(s):\n\n" if flavor.openbao else "1 error(s) decoding:\n\n* "
+    for name, convert in _DETAIL_FIELDS.items():
+        if name in details:
+            try:
+                read[name] = convert(details[name], flavor)
+            except ValueError as error:
+                raise BackendError(many + str(error).replace("''", f"'{name}'", 1)) from None
+    if not read.get("connection_url"):
+        raise BackendError("connection_url cannot be empty")
+    try:
+        SECONDS(details.get("max_connection_lifetime"), flavor)
+    except ValueError as error:
+        raise BackendError(f"invalid max_connection_lifetime: {error}") from None
+    for name in ("username_template", "password_authentication"):
+        if name in details and not isinstance(details[name], str):
+            kind = kind_of(details[name])
+            raise BackendError(f"failed to retrieve {name}: invalid value at {name}: is a {kind}")
+    authentication = read.get("password_authentication") or "password"
+    if authentication not in _PASSWORD_AUTHENTICATION:
+        raise BackendError(f"'{authentication}' is not a valid password authentication type")
+    return read

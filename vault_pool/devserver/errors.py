@@ -14,6 +14,13 @@ class ApiError(Exception):
         super().__init__(status, *errors)
         self.status = status
         self.errors = errors
+        self.headers: dict[str, str] = {}
+
+
+class ConnectionDropped(ConnectionResetError):
+    """
+    No answer at all: the handler panicked, and Go's HTTP server closes the connection.
+    """
 
 
 class BackendError(Exception):

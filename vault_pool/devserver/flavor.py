@@ -16,6 +16,7 @@ class Flavor:
 
     name: str
     product: str
+    command: str
     version: str
     plugin_version: str
     service_prefix: str
@@ -37,6 +38,7 @@ class Flavor:
 OPENBAO: Final = Flavor(
     name="openbao",
     product="OpenBao",
+    command="bao",
     version="2.5.5",
     plugin_version="v2.5.5+builtin.bao",
     service_prefix="s.",
@@ -50,6 +52,7 @@ OPENBAO: Final = Flavor(
 VAULT: Final = Flavor(
     name="vault",
     product="Vault",
+    command="vault",
     version="1.14.9",
     plugin_version="v1.14.9+builtin.vault",
     service_prefix="hvs.",

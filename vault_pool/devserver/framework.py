@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from vault_pool.devserver.errors import refused, unsupported_operation, unsupported_path
+from vault_pool.devserver.field_types import Converter, show_go
 from vault_pool.devserver.flavor import Flavor
 from vault_pool.devserver.ttl import Wish
-from vault_pool.devserver.values import BadDurationError, parse_duration, strings
 
 if TYPE_CHECKING:
     from vault_pool.devserver.leases import Lease
@@ -29,6 +29,7 @@ class Request:
 
     *operation* is Vault's word: read, list, create, update, delete, patch or help. *path* has no ``/v1/``; in an engine
     it has no mount point either (*mount_point* has it). *wrap_ttl*, in seconds, asks for a wrapped answer.
+    *inline_login* is to be done first, for a token.
     """
 
     operation: str
@@ -39,6 +40,7 @@ class Request:
     entry: TokenEntry | None = None
     mount_point: str = ""
     wrap_ttl: int = 0
+    inline_login: Request | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class Fields:
     """
     The path's captures and the body's known fields, with their declared types.
 
-    A field that was not sent, or sent as null, is absent: `sent()` tells, and `get()` gives the default.
+    A field that was not sent is absent: `sent()` tells, and `get()` gives the default.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -106,54 +108,6 @@ class Fields:
 
 
 Handler = Callable[[Request, Fields], Reply | None]
-Converter = Callable[[Any], Any]
-
-
-def _seconds(value: Any) -> int:
-    seconds = parse_duration(value)
-    if seconds < 0:
-        raise BadDurationError(f"cannot provide negative value '{seconds}'")
-    return seconds
-
-
-def _flag(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.lower() in {"1", "t", "true"}
-    return bool(value)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
-
-
-def _list(value: Any) -> list[str]:
-    return [_text(part) for part in value] if isinstance(value, list) else [_text(value)]
-
-
-TEXT: Final[Converter] = _text
-SECONDS: Final[Converter] = _seconds
-FLAG: Final[Converter] = _flag
-NUMBER: Final[Converter] = int
-STRINGS: Final[Converter] = strings
-LIST: Final[Converter] = _list
-
-
-def ANY(value: Any) -> Any:  # noqa: N802 - one of the field types above
-    """
-    Take the value as it is.
-    """
-    return value
-
-
-def show_go(value: Any) -> str:
-    """
-    Return *value* as Go's ``%v`` prints a decoded JSON value.
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + " ".join(show_go(part) for part in value) + "]"
-    return str(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,13 +115,14 @@ class Route:
     """
     A path of an engine: what it looks like, which fields it knows, and who answers which operation.
 
-    *exists*, where given, tells a create from an update (vault: ``ExistenceCheck``).
+    *exists*, where given, tells a create from an update (vault: ``ExistenceCheck``). *any_field*: all fields are known.
     """
 
     pattern: str
     fields: Mapping[str, Converter] = field(default_factory=dict)
     operations: Mapping[str, Handler]
     exists: Callable[[Request, Fields], bool] | None = None
+    any_field: bool = False
 
     def match(self, path: str) -> dict[str, str] | None:
         """
@@ -182,15 +137,16 @@ class Route:
         """
         values: dict[str, Any] = dict(captures)
         for name, convert in self.fields.items():
-            raw = request.data.get(name)
-            if raw is None or name in captures:
+            if name not in request.data or name in captures:
                 continue
+            raw = request.data[name]
             try:
-                values[name] = convert(raw)
+                values[name] = convert(raw, flavor)
             except (ValueError, TypeError) as error:
                 text = flavor.conversion_error(show_go(raw), name, str(error))
                 raise refused(text if self.exists else f"Field validation failed: {text}") from None
-        return Fields(values), sorted(set(request.data) - set(self.fields) - set(captures))
+        unknown = [] if self.any_field else sorted(set(request.data) - set(self.fields) - set(captures))
+        return Fields(values), unknown
 
 
 class Engine(Protocol):

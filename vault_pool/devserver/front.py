@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +18,7 @@ from vault_pool.devserver.core import Core
 from vault_pool.devserver.errors import ApiError, refused
 from vault_pool.devserver.faults import Faults
 from vault_pool.devserver.framework import Request
+from vault_pool.devserver.inline_auth import inline_login
 from vault_pool.devserver.seal import SealPaths
 from vault_pool.devserver.values import BadDurationError, parse_duration
 
@@ -31,6 +33,7 @@ _OPERATIONS: Final = {
     "POST": "update",
     "PUT": "update",
 }
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 _PATCH_TYPES: Final = ("application/merge-patch+json", "application/json-patch+json")
 
 
@@ -81,17 +84,24 @@ class Front:
         Answer *request*.
         """
         path, _, query = request.target.partition("?")
-        response = self._redirect(path) or self._answer(request, path, query)
+        if _BAD_ESCAPE.search(path):
+            # Go's server does not even call a handler.
+            return HttpResponse(
+                status=400, body="400 Bad Request", headers={"Content-Type": "text/plain; charset=utf-8"}
+            )
+        response = self._redirect(request.method, path) or self._answer(request, path, query)
         html = isinstance(response.body, str)
-        response.headers.setdefault("Cache-Control", "no-store")
         response.headers.setdefault("Content-Type", "text/html; charset=utf-8" if html else "application/json")
-        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+        # openbao: a body that is too large is refused before the handler that sets these.
+        if response.status != 413 or not self._core.flavor.openbao:
+            response.headers.setdefault("Cache-Control", "no-store")
+            response.headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
         namespace = request.headers.get("x-vault-namespace")
         if namespace:
             response.headers["X-Vault-Namespace"] = namespace
         return response
 
-    def _redirect(self, path: str) -> HttpResponse | None:
+    def _redirect(self, method: str, path: str) -> HttpResponse | None:
         """
         Send callers to the clean form of a path with empty or relative segments. vault: Go's ``ServeMux``.
         """
@@ -105,7 +115,9 @@ class Front:
             status, text = flavor.redirect_status, flavor.redirect_text
         if clean == shown:
             return None
-        return HttpResponse(status=status, body=f'<a href="{clean}">{text}</a>.\n\n', headers={"Location": clean})
+        # Go's ``http.Redirect`` has words for those only who read them.
+        body = f'<a href="{clean}">{text}</a>.\n\n' if method == "GET" else None
+        return HttpResponse(status=status, body=body, headers={"Location": clean})
 
     def _answer(self, request: HttpRequest, path: str, query: str) -> HttpResponse:
         if not path.startswith("/v1/"):
@@ -115,19 +127,20 @@ class Front:
         failure = self._faults.failure(inside)
         if failure is not None:
             return HttpResponse(status=failure.status, body=failure.body)
+        headers: dict[str, str] = {}
         try:
             status, body = self._serve(request, inside, query)
         except ApiError as error:
-            status, body = error.status, {"errors": list(error.errors)}
+            status, body, headers = error.status, {"errors": list(error.errors)}, error.headers
         self._faults.hold(inside, after=True)
-        return HttpResponse(status=status, body=None if request.method == "HEAD" else body)
+        return HttpResponse(status=status, body=None if request.method == "HEAD" else body, headers=headers)
 
     def _serve(self, request: HttpRequest, path: str, query: str) -> tuple[int, Any]:
         if len(request.body) > MAX_BODY:
             raise ApiError(413, "http: request body too large" if self._core.flavor.openbao else "error parsing JSON")
         if any(part == ".." for part in path.split("/")):
             raise refused("relative paths not supported")
-        self._check_namespace(request, path)
+        path = self._core.namespaces.resolve(request.headers.get("x-vault-namespace", ""), path)
         parameters = {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
         if request.headers.get("x-vault-inconsistent") and not self._core.flavor.openbao:
             raise refused("forwarding via header X-Vault-Inconsistent=forward-active-node disabled in configuration")
@@ -157,13 +170,16 @@ class Front:
             data = self._parse(request)
         if operation == "list" and not path.endswith("/"):
             path += "/"
+        token = _token(request.headers)
+        openbao = self._core.flavor.openbao
         return Request(
             operation=operation,
             path=path,
             data=data,
-            token=_token(request.headers),
+            token=token,
             remote_address=request.remote_address,
             wrap_ttl=_wrap_ttl(request.headers),
+            inline_login=inline_login(request.headers, token, request.remote_address) if openbao else None,
         )
 
     def _parse(self, request: HttpRequest) -> dict[str, Any]:
@@ -189,16 +205,6 @@ class Front:
         if not isinstance(parsed, dict):
             raise refused("error parsing JSON")
         return parsed
-
-    def _check_namespace(self, request: HttpRequest, path: str) -> None:
-        """
-        Know only the root namespace. vault: community Vault ignores the header.
-        """
-        named = request.headers.get("x-vault-namespace", "").strip("/") not in {"", "root"}
-        if named and self._core.flavor.openbao:
-            if path.startswith("sys/health"):
-                raise refused("operation unavailable in namespaces")
-            raise ApiError(404, "namespace not found")
 
 
 def _wrap_ttl(headers: Mapping[str, str]) -> int:

@@ -31,14 +31,15 @@ class Lease:
     """
     One lease; *auth* is set on the lease of a token. Guarded by the core's lock.
 
-    *expire_time* None: never. *batch_end*: the end of the batch token that issued it, which no renewal can pass.
-    *condemned*: it was ended before its time, or its time is up. *lock* is held while an engine renews or revokes, so
-    that both never happen at once.
+    *namespace* is a path. *expire_time* None: never. *batch_end*: the end of the batch token that issued it, which no
+    renewal can pass. *condemned*: it was ended before its time, or its time is up. *lock* is held while an engine
+    renews or revokes, so that both never happen at once.
     """
 
     lease_id: str
     issue_time: float
     expire_time: float | None
+    namespace: str = ""
     renewable: bool = True
     last_renewal: float | None = None
     internal: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -49,6 +50,13 @@ class Lease:
     condemned: bool = False
     revoke_error: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def path(self) -> str:
+        """
+        The id with the namespace before it; the mount's path begins it.
+        """
+        return self.namespace + self.lease_id
 
     def refusal(self, now: float) -> str | None:
         """
@@ -137,10 +145,11 @@ class Leases:
 
     def under(self, prefix: str) -> list[Lease]:
         """
-        Return the leases whose id begins with *prefix*, sorted.
+        Return the leases whose id, namespace first, begins with *prefix*, sorted.
         """
         with self._lock:
-            return [self._leases[key] for key in sorted(self._leases) if key.startswith(prefix)]
+            found = [lease for lease in self._leases.values() if lease.path.startswith(prefix)]
+            return sorted(found, key=lambda lease: lease.path)
 
     def renew(self, lease_id: str, increment: int) -> tuple[Lease, int, list[str]]:
         """
@@ -155,7 +164,7 @@ class Leases:
             wish = self._backends.renew_secret(lease, increment)
             now = self._clock.now()
             ttl, warnings = calculate_ttl(
-                self._backends.limits(lease_id), wish, now=now, start=lease.issue_time, increment=increment
+                self._backends.limits(lease.path), wish, now=now, start=lease.issue_time, increment=increment
             )
             with self._lock:
                 if lease.condemned:

@@ -7,17 +7,52 @@ from __future__ import annotations
 import secrets
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from vault_pool.devserver.flavor import Flavor
 from vault_pool.devserver.framework import Engine
-from vault_pool.devserver.ttl import SYSTEM_TTL, Limits
+from vault_pool.devserver.ttl import SYSTEM_TTL, Limits, Wish
+
+if TYPE_CHECKING:
+    from vault_pool.devserver.leases import Lease
+    from vault_pool.devserver.token_entry import Auth
+
+
+@runtime_checkable
+class SecretsEngine(Engine, Protocol):
+    """
+    An engine whose secrets have leases.
+    """
+
+    def renew(self, lease: Lease, increment: int, limits: Limits) -> Wish:
+        """
+        Renew what *lease* stands for; return the TTLs that its role wants now. Raise BackendError.
+        """
+
+    def revoke(self, lease: Lease) -> None:
+        """
+        Revoke what *lease* stands for. Raise BackendError.
+        """
+
+
+@runtime_checkable
+class AuthEngine(Engine, Protocol):
+    """
+    An auth method that has a say when its tokens are renewed.
+    """
+
+    def renewed_wish(self, auth: Auth) -> Wish:
+        """
+        Return the TTLs that the role of *auth* wants now. Raise BackendError.
+        """
 
 
 @dataclass(slots=True, kw_only=True)
 class Mount:
     """
     An engine and the path, ending in a slash, under which it answers; TTLs in seconds, 0 = the system's.
+
+    *path* begins with that of the namespace, *namespace*.
     """
 
     path: str
@@ -27,6 +62,7 @@ class Mount:
     max_lease_ttl: int = 0
     options: dict[str, str] | None = None
     tainted: bool = False
+    namespace: str = ""
     lockout: dict[str, Any] = field(default_factory=dict)
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
     accessor: str = ""
@@ -40,7 +76,14 @@ class Mount:
         """
         Whether this is an auth method.
         """
-        return self.path.startswith("auth/")
+        return self.inner_path.startswith("auth/")
+
+    @property
+    def inner_path(self) -> str:
+        """
+        The path inside the namespace.
+        """
+        return self.path.removeprefix(self.namespace)
 
     @property
     def limits(self) -> Limits:
@@ -74,7 +117,7 @@ class Mount:
             "type": self.engine.kind,
             "uuid": self.uuid,
         }
-        if self.engine.kind == "approle":
+        if self.engine.kind in {"approle", "kv"}:
             shown["deprecation_status"] = "supported"
         return shown
 

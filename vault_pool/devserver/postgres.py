@@ -135,9 +135,23 @@ class EmbeddedPostgres:
             self._watchdog.communicate()
             self._watchdog = None
 
+    def halt(self) -> None:
+        """
+        Shut down, which ends open sessions, and keep the data for `restart()`.
+        """
+        self._shut_down()
+        self._postgres = None
+
+    @property
+    def running(self) -> bool:
+        """
+        Whether the server's process is there.
+        """
+        return self._postgres is not None and self._postgres.poll() is None
+
     def restart(self, timeout: float = 60.0) -> None:
         """
-        Shut down and start again, with the same data, port and password; open sessions end.
+        Shut down, unless that is done, and start again, with the same data, port and password; open sessions end.
         """
         self._shut_down()
         self._launch(timeout)

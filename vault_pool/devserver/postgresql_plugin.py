@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
+from vault_pool.devserver.clock import Clock
+from vault_pool.devserver.database_values import checked_details
 from vault_pool.devserver.errors import BackendError, wrapped
 from vault_pool.devserver.flavor import Flavor
 from vault_pool.devserver.passwords import scram_verifier
-
-_Session: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+from vault_pool.devserver.pgx import Session
 
 _RENEW: Final = """ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}';"""
 _ROTATE: Final = """ALTER ROLE "{{username}}" WITH PASSWORD '{{password}}';"""
+_GRANTED_SCHEMAS: Final = "SELECT DISTINCT table_schema FROM information_schema.role_column_grants WHERE grantee=%s;"
 _CONNECT_TIMEOUT: Final = 10
 _QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
 
@@ -40,13 +40,12 @@ class PostgreSQL:
     Thread-safe. Every error is a BackendError whose text holds no password.
     """
 
-    def __init__(self, details: Mapping[str, Any], flavor: Flavor) -> None:
-        if not details.get("connection_url"):
-            raise BackendError("connection_url cannot be empty")
-        self._details = dict(details)
+    def __init__(self, details: Mapping[str, Any], flavor: Flavor, clock: Clock) -> None:
+        self._details = checked_details(details, flavor)
         self._flavor = flavor
+        self._clock = clock
         self._lock = threading.Lock()
-        self._connection: _Session | None = None
+        self._session: Session | None = None
         self._closed = False
 
     def verify(self) -> None:
@@ -55,7 +54,10 @@ class PostgreSQL:
         """
         with self._lock:
             try:
-                self._connect()
+                self._ready() if self._session else self._open()
+                with self._reported():
+                    assert self._session is not None
+                    self._session.ping()
             except BackendError as error:
                 raise BackendError(f"error verifying connection: {error}") from None
 
@@ -75,7 +77,7 @@ class PostgreSQL:
         }
         with self._lock:
             try:
-                session = self._session()
+                session = self._ready()
             except BackendError as error:
                 raise BackendError(f"unable to start transaction: {error}") from None
             try:
@@ -90,7 +92,7 @@ class PostgreSQL:
         values = {"name": username, "username": username, "expiration": show_expiration(expiration)}
         with self._lock:
             try:
-                self._transaction(self._session(), statements or [_RENEW], values)
+                self._transaction(self._ready(), statements or [_RENEW], values)
             except BackendError as error:
                 raise BackendError(wrapped(str(error))) from None
 
@@ -100,7 +102,7 @@ class PostgreSQL:
         """
         with self._lock:
             values = {"name": username, "username": username, "password": password}
-            self._transaction(self._session(), statements or [_ROTATE], values)
+            self._transaction(self._ready(), statements or [_ROTATE], values)
 
     def delete_user(self, statements: Sequence[str], username: str) -> None:
         """
@@ -108,7 +110,7 @@ class PostgreSQL:
         """
         with self._lock:
             if statements:
-                self._transaction(self._session(), statements, {"name": username, "username": username})
+                self._transaction(self._ready(), statements, {"name": username, "username": username})
             else:
                 self._default_delete(username)
 
@@ -117,81 +119,71 @@ class PostgreSQL:
         End the session, also under an operation that hangs.
         """
         self._closed = True
-        connection = self._connection
-        if connection is not None and not connection.closed:
-            # Another thread may wait for the server on this socket; libpq gives up when it is shut down.
-            with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as twin:
-                if self._lock.locked():
-                    twin.shutdown(socket.SHUT_RDWR)
+        session = self._session
+        # Another thread may wait for the server.
+        if session is not None and self._lock.locked():
+            session.shut_down()
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            if self._session is not None:
+                self._session.close()
+                self._session = None
 
-    def _connect(self) -> _Session:
+    def _open(self) -> Session:
         if self._closed:
             raise BackendError("connection is closed")
-        if self._connection is None or self._connection.closed:
-            parameters = self._parameters()
-            try:
-                self._connection = psycopg.connect(
-                    make_conninfo("", **parameters), autocommit=True, prepare_threshold=None
-                )
-            except psycopg.Error as error:
-                raise BackendError(self._mask(self._connect_error(parameters, str(error)))) from None
-        return self._connection
+        parameters = self._parameters()
+        try:
+            self._session = Session(parameters, self._flavor, self._clock)
+        except psycopg.Error as error:
+            raise BackendError(self._mask(self._connect_error(parameters, str(error)))) from None
+        return self._session
 
-    def _session(self) -> _Session:
+    def _ready(self) -> Session:
         """
-        Return a session that answers. vault: a ping, and one new connection if the old one died.
-        """
-        for _ in range(2):
-            session = self._connect()
-            try:
-                session.execute(self._flavor.ping)
-            except psycopg.Error:
-                session.close()
-            else:
-                return session
-        return self._connect()
+        Return a session that answers.
 
-    def _transaction(self, session: _Session, statements: Sequence[str], values: Mapping[str, str]) -> None:
-        with self._reported():
-            session.execute("begin")
-            try:
-                for statement in statements:
-                    for part in split_statement(statement):
-                        session.execute(fill(part, values).encode())
-                session.execute("commit")
-            except psycopg.Error:
-                with contextlib.suppress(psycopg.Error):
-                    session.execute("rollback")
-                raise
+        vault: ``SQLConnectionProducer.Connection`` pings what it has; ``database/sql`` replaces, once, what died.
+        """
+        if self._session is None:
+            return self._open()
+        try:
+            self._session.ping()
+        except psycopg.Error:
+            self._session.close()
+            self._session = None
+            session = self._open()
+            with self._reported():
+                session.ping()
+        return self._session or self._open()
+
+    def _transaction(self, session: Session, statements: Sequence[str], values: Mapping[str, str]) -> None:
+        with self._reported(), session.transaction() as run:
+            for statement in statements:
+                for part in split_statement(statement):
+                    run(fill(part, values))
 
     def _default_delete(self, username: str) -> None:
-        session = self._session()
+        session = self._ready()
         user = sql.Identifier(username).as_string()
         with self._reported():
-            if not _first(session, "SELECT exists (SELECT rolname FROM pg_roles WHERE rolname=%s);", username):
+            if not session.first("SELECT exists (SELECT rolname FROM pg_roles WHERE rolname=%s);", username):
                 return
-            schemas = session.execute(
-                "SELECT DISTINCT table_schema FROM information_schema.role_column_grants WHERE grantee=%s;", [username]
-            ).fetchall()
-            database = _first(session, "SELECT current_database();")
-        statements = revocations([str(row[0]) for row in schemas], str(database), user, self._flavor)
-        # All of them run, whichever fail.
-        failures = [failure for statement in statements if (failure := self._attempt(session, statement))]
-        if failures:
-            raise BackendError(f"could not perform all revocation statements: {failures[0]}")
-        with self._reported():
-            session.execute(f"DROP ROLE IF EXISTS {user};".encode())
+            with session.prepared(_GRANTED_SCHEMAS, username) as rows:
+                database = str(session.first("SELECT current_database();"))
+                schemas = [str(row[0]) for row in rows]
+                # All of them run, whichever fail.
+                failures = [self._attempt(session, one) for one in revocations(schemas, database, user, self._flavor)]
+                if any(failures):
+                    raise BackendError(f"could not perform all revocation statements: {next(filter(None, failures))}")
+                with session.prepared(f"DROP ROLE IF EXISTS {user};"):
+                    pass
 
-    def _attempt(self, session: _Session, statement: str) -> str:
+    def _attempt(self, session: Session, statement: str) -> str:
         """
         Run *statement*; return the text of its failure.
         """
         try:
-            session.execute(statement.encode())
+            session.run(statement)
         except psycopg.Error as error:
             return self._mask(_show(error))
         return ""
@@ -283,11 +275,6 @@ def show_expiration(instant: float) -> str:
     """
     moment = datetime.fromtimestamp(int(instant), tz=timezone.utc).astimezone()
     return moment.strftime("%Y-%m-%d %H:%M:%S%z")
-
-
-def _first(session: _Session, statement: str, *values: str) -> Any:
-    row = session.execute(statement.encode(), values or None).fetchone()
-    return None if row is None else row[0]
 
 
 def _show(error: psycopg.Error) -> str:

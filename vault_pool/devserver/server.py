@@ -17,6 +17,7 @@ from vault_pool.devserver.core import Core
 from vault_pool.devserver.faults import Faults, Hang
 from vault_pool.devserver.flavor import FLAVORS
 from vault_pool.devserver.front import Front, HttpRequest
+from vault_pool.devserver.kv_versioned import VersionedKvEngine
 from vault_pool.devserver.mounts import Mount
 from vault_pool.devserver.shortcuts import Shortcuts
 from vault_pool.devserver.system import SystemEngine
@@ -116,6 +117,8 @@ class DevServer(Shortcuts):
         core = Core(self._flavor, self._clock)
         core.mounts.add(Mount(path="sys/", engine=SystemEngine(core), description="system endpoints"))
         core.mounts.add(Mount(path="auth/token/", engine=TokenEngine(core), description="token based credentials"))
+        options, kept = {"version": "2"}, "key/value secret storage"
+        core.mounts.add(Mount(path="secret/", engine=VersionedKvEngine(core), description=kept, options=options))
         root = Auth(policies=["root"], renewable=False)
         core.tokens.issue(root, "auth/token/create", core.limits("auth/token/"), token_id=self.root_token)
         self._core, self._front = core, Front(core, self.faults)

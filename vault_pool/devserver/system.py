@@ -43,6 +43,7 @@ class SystemEngine:
             *LeasePaths(core).routes,
             *MountPaths(core).routes,
             *PolicyPaths(core).routes,
+            *core.namespaces.routes,
             Route(pattern="seal", operations={"update": lambda _request, _fields: core.seal()}),
             Route(pattern="step-down", operations={"update": lambda _request, _fields: None}),
         )

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vault_pool.devserver.errors import BackendError, not_found, refused
-from vault_pool.devserver.framework import ANY, FLAG, SECONDS, TEXT, Fields, Reply, Request, Route, keys
+from vault_pool.devserver.errors import BackendError, ConnectionDropped, not_found, refused
+from vault_pool.devserver.field_types import ANY, FLAG, SECONDS, TEXT
+from vault_pool.devserver.framework import Fields, Reply, Request, Route, keys
 
 if TYPE_CHECKING:
     from vault_pool.devserver.core import Core
@@ -60,20 +61,20 @@ class LeasePaths:
         return keys(list(found))
 
     def _lookup(self, _request: Request, fields: Fields) -> Reply:
-        lease = self._leases.get(_lease_id(fields))
+        lease = self._leases.get(self._lease_id(fields))
         if lease is None:
             raise refused("invalid lease")
         return Reply(data=lease.show(self._core.clock.now()))
 
     def _renew(self, _request: Request, fields: Fields) -> Reply:
         try:
-            lease, duration, warnings = self._leases.renew(_lease_id(fields), fields.get("increment", 0))
+            lease, duration, warnings = self._leases.renew(self._lease_id(fields), fields.get("increment", 0))
         except BackendError as error:
             raise refused(str(error)) from None
         return Reply(lease=lease, lease_duration=duration, warnings=warnings)
 
     def _revoke(self, _request: Request, fields: Fields) -> Reply | None:
-        lease_id = _lease_id(fields)
+        lease_id = self._lease_id(fields)
         if not fields.get("sync", True):
             self._leases.revoke_later(lease_id)
             return Reply(status=202)
@@ -99,14 +100,14 @@ class LeasePaths:
     def _count(self, _request: Request, fields: Fields) -> Reply:
         if fields.text("type") != "irrevocable":
             raise not_found()
-        mounts = Counter(self._mount_of(lease.lease_id) for lease in self._leases.irrevocable())
+        mounts = Counter(self._mount_of(lease.path) for lease in self._leases.irrevocable())
         return Reply(data={"counts": dict(mounts), "lease_count": mounts.total()})
 
     def _irrevocable(self, _request: Request, fields: Fields) -> Reply:
         if fields.text("type") != "irrevocable":
             raise not_found()
         leases = [
-            {"lease_id": lease.lease_id, "mount_id": self._mount_of(lease.lease_id), "error": lease.revoke_error}
+            {"lease_id": lease.lease_id, "mount_id": self._mount_of(lease.path), "error": lease.revoke_error}
             for lease in self._leases.irrevocable()
         ]
         return Reply(data={"lease_count": len(leases), "leases": leases})
@@ -115,11 +116,12 @@ class LeasePaths:
         mount = self._core.mounts.find(lease_id)
         return "" if mount is None else mount.accessor
 
-
-def _lease_id(fields: Fields) -> str:
-    lease_id = fields.get("lease_id") or fields.get("url_lease_id")
-    if not lease_id:
-        raise refused("lease_id must be specified")
-    if not isinstance(lease_id, str):
-        raise refused("invalid lease ID")
-    return lease_id
+    def _lease_id(self, fields: Fields) -> str:
+        lease_id = fields.get("lease_id", fields.get("url_lease_id"))
+        if lease_id in (None, ""):
+            raise refused("lease_id must be specified")
+        if not isinstance(lease_id, str):
+            if not self._core.flavor.openbao:
+                raise ConnectionDropped
+            raise refused("invalid lease ID")
+        return lease_id

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from vault_pool.devserver.approle import AppRoleEngine
-from vault_pool.devserver.engines import AUTH, SECRETS
+from vault_pool.devserver.engines import ALIASES, AUTH, SECRETS
 from vault_pool.devserver.errors import refused
-from vault_pool.devserver.framework import ANY, FLAG, SECONDS, TEXT, Fields, Reply, Request, Route
+from vault_pool.devserver.field_types import ANY, FLAG, MAP, PAIRS, SECONDS, TEXT
+from vault_pool.devserver.framework import Fields, Reply, Request, Route
 from vault_pool.devserver.mounts import Mount
 from vault_pool.devserver.values import BadDurationError, parse_duration
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 _MOUNT_FIELDS: Final = {
     "type": TEXT,
     "description": TEXT,
-    "config": ANY,
-    "options": ANY,
+    "config": MAP,
+    "options": PAIRS,
     "local": FLAG,
     "seal_wrap": FLAG,
     "external_entropy_access": FLAG,
@@ -33,7 +34,7 @@ _TUNE_FIELDS: Final = {
     "max_lease_ttl": SECONDS,
     "description": TEXT,
     "user_lockout_config": ANY,
-    "options": ANY,
+    "options": PAIRS,
     "token_type": TEXT,
 }
 
@@ -70,76 +71,89 @@ class MountPaths:
             Route(pattern="locked-users/(?P<accessor>[^/]+)/unlock/(?P<name>.+)", operations={"update": self._unlock}),
         )
 
-    def _all(self, _request: Request, fields: Fields) -> Reply:
+    def _here(self, request: Request) -> list[Mount]:
+        """
+        Return the mounts of the request's namespace.
+        """
+        here = request.mount_point.removesuffix("sys/")
+        return [mount for mount in self._core.mounts.all() if mount.namespace == here]
+
+    def _all(self, request: Request, fields: Fields) -> Reply:
         auth = fields.text("kind") == "auth"
         shown = {
-            mount.path.removeprefix("auth/") if auth else mount.path: mount.show(self._core.flavor)
-            for mount in self._core.mounts.all()
+            mount.inner_path.removeprefix("auth/") if auth else mount.inner_path: mount.show(self._core.flavor)
+            for mount in self._here(request)
             if mount.is_auth is auth
         }
         return Reply(data=shown, flat=True)
 
-    def _path(self, fields: Fields) -> str:
+    def _path(self, request: Request, fields: Fields) -> str:
+        namespace = request.mount_point.removesuffix("sys/")
         prefix = "auth/" if fields.text("kind") == "auth" else ""
-        return f"{prefix}{fields.text('path').strip('/')}/"
+        return f"{namespace}{prefix}{fields.text('path').strip('/')}/"
 
-    def _found(self, fields: Fields, refusal: str = 'cannot fetch sysview for path "{}"') -> Mount:
-        path = self._path(fields)
+    def _found(self, request: Request, fields: Fields, refusal: str = 'cannot fetch sysview for path "{}"') -> Mount:
+        path = self._path(request, fields)
         mount = self._core.mounts.get(path)
         if mount is None:
             raise refused(refusal.format(path))
         return mount
 
-    def _read(self, _request: Request, fields: Fields) -> Reply:
+    def _read(self, request: Request, fields: Fields) -> Reply:
         auth = fields.text("kind") == "auth"
         refusal = f"No auth engine at {fields.text('path')}/" if auth else "No secret engine mount at {}"
-        return Reply(data=self._found(fields, refusal).show(self._core.flavor), flat=True)
+        return Reply(data=self._found(request, fields, refusal).show(self._core.flavor), flat=True)
 
-    def _mount(self, _request: Request, fields: Fields) -> None:
-        path, kind = self._path(fields), fields.text("type")
-        make = (AUTH if path.startswith("auth/") else SECRETS).get(kind)
+    def _mount(self, request: Request, fields: Fields) -> None:
+        path = self._path(request, fields)
+        auth = fields.text("kind") == "auth"
+        kind, implied = ALIASES.get(fields.text("type"), (fields.text("type"), {}))
+        if not kind:
+            raise refused("backend type must be specified as a string")
+        make = (AUTH if auth else SECRETS).get(kind)
         if make is None:
             raise refused(f"plugin not found in the catalog: {kind}")
         config: Mapping[str, Any] = fields.get("config", {})
+        options = {**(fields.get("options") or {}), **implied}
         mount = Mount(
             path=path,
-            engine=make(self._core),
+            namespace=request.mount_point.removesuffix("sys/"),
+            engine=make(self._core, options),
             description=fields.text("description"),
             default_lease_ttl=_seconds(config.get("default_lease_ttl")),
             max_lease_ttl=_seconds(config.get("max_lease_ttl")),
-            options=fields.get("options") or {},
+            options=options,
         )
         with self._core.lock:
             taken = self._core.mounts.conflict(path)
             if taken is not None:
-                shown = taken.path.removeprefix("auth/")
-                raise refused(f"path is already in use at {shown}")
+                raise refused(f"path is already in use at {taken.inner_path.removeprefix('auth/')}")
             self._core.mounts.add(mount)
 
-    def _unmount(self, _request: Request, fields: Fields) -> None:
+    def _unmount(self, request: Request, fields: Fields) -> None:
         """
         Revoke the mount's leases, then forget it. vault: it stays behind, tainted, if a revocation fails.
         """
-        mount = self._core.mounts.get(self._path(fields))
+        mount = self._core.mounts.get(self._path(request, fields))
         if mount is not None:
             mount.tainted = True
             self._core.leases.revoke_prefix(mount.path)
             self._core.mounts.remove(mount.path)
             mount.engine.close()
 
-    def _read_tune(self, _request: Request, fields: Fields) -> Reply:
-        return Reply(data=self._found(fields).show_tune(), flat=True)
+    def _read_tune(self, request: Request, fields: Fields) -> Reply:
+        return Reply(data=self._found(request, fields).show_tune(), flat=True)
 
-    def _tune(self, _request: Request, fields: Fields) -> None:
-        mount = self._found(fields)
+    def _tune(self, request: Request, fields: Fields) -> None:
+        mount = self._found(request, fields)
         mount.default_lease_ttl = fields.get("default_lease_ttl", mount.default_lease_ttl)
         mount.max_lease_ttl = fields.get("max_lease_ttl", mount.max_lease_ttl)
         mount.description = fields.get("description", mount.description)
         mount.lockout = {**mount.lockout, **fields.get("user_lockout_config", {})}
 
-    def _ui_all(self, _request: Request, _fields: Fields) -> Reply:
-        mounts = self._core.mounts.all()
-        shown = {mount.path: mount.show(self._core.flavor) for mount in mounts}
+    def _ui_all(self, request: Request, _fields: Fields) -> Reply:
+        mounts = self._here(request)
+        shown = {mount.inner_path: mount.show(self._core.flavor) for mount in mounts}
         auth = {path.removeprefix("auth/"): one for path, one in shown.items() if path.startswith("auth/")}
         return Reply(data={"auth": auth, "secret": {path: one for path, one in shown.items() if path[:5] != "auth/"}})
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vault_pool.devserver.errors import refused, wrapped
-from vault_pool.devserver.framework import STRINGS, TEXT, Fields, Reply, Request, Route, keys
+from vault_pool.devserver.errors import failed, refused, wrapped
+from vault_pool.devserver.field_types import ANY, STRINGS, TEXT
+from vault_pool.devserver.framework import Fields, Reply, Request, Route, keys
 from vault_pool.devserver.hcl import HclError
 from vault_pool.devserver.passwords import parse_password_policy
 from vault_pool.devserver.policies import parse_policy
@@ -26,7 +27,7 @@ class PolicyPaths:
     def __init__(self, core: Core) -> None:
         self._core = core
         policy = {"policy": TEXT, "rules": TEXT}
-        paths = {"path": STRINGS, "paths": STRINGS, "token": TEXT}
+        paths = {"path": STRINGS, "paths": STRINGS, "token": ANY}
         one = {"read": self._read, "update": self._write, "delete": self._delete}
         self.routes: Sequence[Route] = (
             Route(pattern="policies/acl/?", operations={"list": self._list}),
@@ -48,10 +49,16 @@ class PolicyPaths:
             ),
             Route(pattern="capabilities-self", fields=paths, operations={"update": self._capabilities_self}),
             Route(pattern="capabilities", fields=paths, operations={"update": self._capabilities}),
+            Route(
+                pattern="capabilities-accessor",
+                fields={**paths, "accessor": TEXT},
+                operations={"update": self._capabilities_accessor},
+            ),
         )
 
     def _list(self, _request: Request, fields: Fields) -> Reply:
-        names = sorted(self._core.policies)
+        # vault: root comes last, it is no policy that is stored.
+        names = [*sorted(self._core.policies.keys() - {"root"}), "root"]
         old = {"policies": names} if fields.get("old") else {}
         return Reply(data={"keys": names, **old}, flat=bool(old))
 
@@ -100,9 +107,18 @@ class PolicyPaths:
         return self._shown(request.entry, fields)
 
     def _capabilities(self, _request: Request, fields: Fields) -> Reply:
-        entry = self._core.tokens.lookup(fields.text("token"))
+        token = fields.get("token")
+        if not isinstance(token, str) or not token:
+            raise failed("no token found")
+        entry = self._core.tokens.lookup(token)
         if entry is None:
             raise refused(wrapped("invalid token"))
+        return self._shown(entry, fields)
+
+    def _capabilities_accessor(self, _request: Request, fields: Fields) -> Reply:
+        entry = self._core.tokens.by_accessor(fields.text("accessor"))
+        if entry is None:
+            raise refused(wrapped("invalid accessor"))
         return self._shown(entry, fields)
 
     def _shown(self, entry: TokenEntry, fields: Fields) -> Reply:

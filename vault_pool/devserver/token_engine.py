@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from vault_pool.devserver.errors import ApiError, BackendError, failed, refused
-from vault_pool.devserver.framework import ANY, FLAG, LIST, NUMBER, SECONDS, TEXT, Fields, Reply, Request, Route, keys
+from vault_pool.devserver.errors import ApiError, BackendError, ConnectionDropped, failed, refused, wrapped
+from vault_pool.devserver.field_types import ANY, FLAG, LIST, NUMBER, PAIRS, SECONDS, TEXT
+from vault_pool.devserver.framework import Fields, Reply, Request, Route, keys
 from vault_pool.devserver.token_entry import Auth, TokenEntry
 from vault_pool.devserver.ttl import Wish
 from vault_pool.devserver.values import BadDurationError, parse_duration
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 _CREATE_FIELDS: Final = {
     "id": TEXT,
     "policies": LIST,
-    "meta": ANY,
+    "meta": PAIRS,
     "no_parent": FLAG,
     "no_default_policy": FLAG,
     "renewable": FLAG,
-    "ttl": ANY,
-    "lease": ANY,
-    "explicit_max_ttl": ANY,
-    "period": ANY,
+    "ttl": TEXT,
+    "lease": TEXT,
+    "explicit_max_ttl": TEXT,
+    "period": TEXT,
     "type": TEXT,
     "display_name": TEXT,
     "num_uses": NUMBER,
@@ -51,8 +52,8 @@ class TokenEngine:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._tokens = core.tokens
-        token = {"token": TEXT}
-        renewal = {"token": TEXT, "increment": SECONDS}
+        token = {"token": ANY}
+        renewal = {"token": ANY, "increment": SECONDS}
         self.routes: Sequence[Route] = (
             Route(pattern="create", fields=_CREATE_FIELDS, operations={"update": self._create}),
             Route(pattern="create-orphan", fields=_CREATE_FIELDS, operations={"update": self._create_orphan}),
@@ -101,19 +102,26 @@ class TokenEngine:
         auth = Auth(
             policies=self._policies(fields, parent, privileged=privileged),
             display_name=_display_name(fields.text("display_name")),
-            metadata=fields.get("meta"),
+            metadata=None if request.data.get("meta") is None else fields.get("meta"),
             wish=_wish(fields),
             renewable=fields.get("renewable", True),
             num_uses=fields.get("num_uses", 0),
             token_type="batch" if fields.text("type") == "batch" else "service",
             orphan=orphan,
         )
+        if auth.token_type == "batch" and "root" in auth.policies:  # noqa: S105 - a kind, no password
+            raise refused("batch tokens cannot be root tokens")
         for name in auth.policies:
             if name not in self._core.policies:
                 warnings.append(f'Policy "{name}" does not exist')
         limits = self._core.limits("auth/token/")
         made, more = self._tokens.issue(
-            auth, f"auth/token/{request.path}", limits, parent=parent.id, token_id=fields.text("id")
+            auth,
+            f"auth/token/{request.path}",
+            limits,
+            parent=parent.id,
+            token_id=fields.text("id"),
+            namespace=self._core.namespaces.of(request.mount_point),
         )
         return Reply(auth=made, warnings=warnings + more)
 
@@ -126,6 +134,8 @@ class TokenEngine:
             for name in ("num_uses", "explicit_max_ttl", "period", "id"):
                 if fields.get(name):
                     raise refused(f'batch tokens cannot have "{name}" set')
+        if fields.text("entity_alias"):
+            raise refused("'entity_alias' is only allowed in combination with token role")
         if fields.get("period") and not privileged:
             raise refused("root or sudo privileges required to create periodic token")
         if not fields.text("id"):
@@ -150,7 +160,7 @@ class TokenEngine:
         return Reply(data=self._tokens.show(request.entry))
 
     def _lookup(self, request: Request, fields: Fields) -> Reply:
-        entry = self._tokens.lookup(fields.text("token") or request.token)
+        entry = self._tokens.lookup(self._named(fields) or request.token)
         if entry is None:
             raise ApiError(403, "bad token")
         return Reply(data=self._tokens.show(entry))
@@ -159,19 +169,32 @@ class TokenEngine:
         return Reply(data=self._tokens.show(self._by_accessor(fields), hide_id=True))
 
     def _by_accessor(self, fields: Fields) -> TokenEntry:
+        if not fields.text("accessor"):
+            raise refused(wrapped("missing accessor"))
         entry = self._tokens.by_accessor(fields.text("accessor"))
         if entry is None:
-            raise ApiError(400, "1 error occurred:\n\t* invalid accessor\n\n")
+            raise refused(wrapped("invalid accessor"))
         return entry
 
     def _renew_self(self, request: Request, fields: Fields) -> Reply:
         assert request.entry is not None
         return self._renewed(self._tokens.lookup(request.entry.id), fields)
 
-    def _renew(self, _request: Request, fields: Fields) -> Reply:
-        if not fields.text("token"):
+    def _named(self, fields: Fields, *, needed: bool = False) -> str:
+        """
+        Return the token that the body names. vault: ``handleRequest`` looks at it before any field is converted.
+        """
+        token = fields.get("token", "")
+        if token is None or (not isinstance(token, str) and self._core.flavor.openbao):
+            raise ApiError(403, "invalid token")
+        if not isinstance(token, str):
+            raise ConnectionDropped
+        if needed and not token:
             raise refused("missing token ID")
-        return self._renewed(self._tokens.lookup(fields.text("token")), fields)
+        return token
+
+    def _renew(self, _request: Request, fields: Fields) -> Reply:
+        return self._renewed(self._tokens.lookup(self._named(fields, needed=True)), fields)
 
     def _renew_accessor(self, _request: Request, fields: Fields) -> Reply:
         return self._renewed(self._by_accessor(fields), fields)
@@ -183,10 +206,12 @@ class TokenEngine:
         wish = None
         if lease is not None and lease.auth is not None:
             try:
-                wish = self._core.renewed_wish(lease.auth, entry.path)
+                wish = self._core.renewed_wish(lease.auth, entry.namespace + entry.path)
             except BackendError as error:
                 raise failed(f"failed to renew entry: {error}") from None
-        auth, warnings = self._tokens.renew(entry, fields.get("increment", 0), wish, self._core.limits(entry.path))
+        auth, warnings = self._tokens.renew(
+            entry, fields.get("increment", 0), wish, self._core.limits(entry.namespace + entry.path)
+        )
         return Reply(auth=auth, warnings=warnings)
 
     def _revoke_self(self, request: Request, _fields: Fields) -> None:
@@ -194,19 +219,19 @@ class TokenEngine:
         self._tokens.revoke(request.entry)
 
     def _revoke(self, _request: Request, fields: Fields) -> None:
-        if not fields.text("token"):
-            raise refused("missing token ID")
-        entry = self._tokens.lookup(fields.text("token"))
+        entry = self._tokens.lookup(self._named(fields, needed=True))
         if entry is not None:
             self._tokens.revoke(entry)
 
     def _revoke_orphan(self, _request: Request, fields: Fields) -> None:
-        entry = self._tokens.lookup(fields.text("token"))
+        entry = self._tokens.lookup(self._named(fields, needed=True))
         if entry is None:
             raise refused("token to revoke not found")
         self._tokens.revoke(entry, orphan_children=True)
 
     def _revoke_accessor(self, _request: Request, fields: Fields) -> Reply | None:
+        if not fields.text("accessor"):
+            raise refused(wrapped("missing accessor"))
         entry = self._tokens.by_accessor(fields.text("accessor"))
         if entry is None:
             return Reply(warnings=["No token found with this accessor"])

@@ -19,6 +19,8 @@ LAST_USE_SPENT: Final = -1
 class TokenEntry:
     """
     A token as the store keeps it; TTLs in seconds, *creation_time* in whole seconds since 1970.
+
+    It is good for the namespace with the path *namespace*, and those in it.
     """
 
     id: str = field(repr=False)
@@ -27,6 +29,7 @@ class TokenEntry:
     policies: Sequence[str]
     creation_time: int
     ttl: int
+    namespace: str = ""
     display_name: str = "token"
     meta: Mapping[str, str] | None = None
     num_uses: int = 0
@@ -83,7 +86,7 @@ class Auth:
             "accessor": self.accessor,
             "policies": list(self.policies),
             "token_policies": list(self.policies),
-            "metadata": dict(self.metadata) if self.metadata else None,
+            "metadata": None if self.metadata is None else dict(self.metadata),
             "lease_duration": self.lease_duration,
             "renewable": self.renewable,
             "entity_id": self.entity_id,

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from vault_pool.devserver.clock import Clock
-from vault_pool.devserver.errors import ApiError, BackendError, failed, refused
+from vault_pool.devserver.errors import BackendError, failed, refused
 from vault_pool.devserver.flavor import Flavor
 from vault_pool.devserver.leases import Lease, Leases
+from vault_pool.devserver.namespaces import ROOT, Namespace
 from vault_pool.devserver.token_entry import LAST_USE_SPENT, Auth, TokenEntry
 from vault_pool.devserver.ttl import Limits, Wish, calculate_ttl
 from vault_pool.devserver.values import base62, show_time
@@ -38,7 +39,14 @@ class TokenStore:
         self._salt = secrets.token_bytes(16)
 
     def issue(
-        self, auth: Auth, path: str, limits: Limits, *, parent: str = "", token_id: str = ""
+        self,
+        auth: Auth,
+        path: str,
+        limits: Limits,
+        *,
+        parent: str = "",
+        token_id: str = "",
+        namespace: Namespace = ROOT,
     ) -> tuple[Auth, list[str]]:
         """
         Make a token for *auth*; return *auth* with the token, its accessor and its duration, and the warnings.
@@ -46,12 +54,13 @@ class TokenStore:
         A root token without a TTL never ends. vault: ``RegisterAuth``.
         """
         now = self._clock.now()
-        endless = "root" in auth.policies and auth.wish.ttl == 0 and auth.wish.period == 0
+        endless = "root" in auth.policies and auth.wish == Wish()
         ttl, warnings = (0, []) if endless else calculate_ttl(limits, auth.wish, now=now)
         batch = auth.token_type == "batch"  # noqa: S105 - a kind, no password
         entry = TokenEntry(
-            id=token_id or self._fresh_id(batch=batch),
-            accessor="" if batch else base62(24),
+            id=token_id or self._fresh_id(batch=batch) + namespace.suffix,
+            accessor="" if batch else base62(24) + namespace.suffix,
+            namespace=namespace.path,
             path=path,
             policies=auth.policies,
             creation_time=int(now),
@@ -88,7 +97,14 @@ class TokenStore:
                 return
             self._accessors[entry.accessor] = entry.id
             self._leases.register(
-                Lease(lease_id=entry.lease_id, issue_time=now, expire_time=end, renewable=issued.renewable, auth=issued)
+                Lease(
+                    lease_id=entry.lease_id,
+                    namespace=entry.namespace,
+                    issue_time=now,
+                    expire_time=end,
+                    renewable=issued.renewable,
+                    auth=issued,
+                )
             )
 
     def lookup(self, token: str | None, *, dying: bool = False) -> TokenEntry | None:
@@ -154,7 +170,7 @@ class TokenStore:
             "explicit_max_ttl": entry.explicit_max_ttl,
             "id": "" if hide_id else entry.id,
             "issue_time": show_time(entry.creation_time, whole_seconds=True) if lease is None else "",
-            "meta": dict(entry.meta) if entry.meta else None,
+            "meta": None if entry.meta is None else dict(entry.meta),
             "num_uses": entry.num_uses,
             "orphan": entry.orphan,
             "path": entry.path,
@@ -253,10 +269,3 @@ class TokenStore:
         if custom:
             return hashlib.sha1(self._salt + token.encode(), usedforsecurity=False).hexdigest()
         return "h" + hmac.new(self._salt, token.encode(), "sha256").hexdigest()
-
-
-def bad_accessor() -> ApiError:
-    """
-    Return the answer to an accessor that no token has.
-    """
-    return ApiError(400, "1 error occurred:\n\t* invalid accessor\n\n")

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Final
 
@@ -92,14 +91,3 @@ def base62(length: int) -> str:
     Return a random text of letters and digits.
     """
     return "".join(secrets.choice(_BASE62) for _ in range(length))
-
-
-def strings(value: object) -> list[str]:
-    """
-    Return *value*, a list or a comma-separated text, as a list of trimmed texts.
-
-    vault: ``TypeCommaStringSlice``.
-    """
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return [str(part) for part in value] if isinstance(value, Iterable) else [str(value)]

@@ -82,7 +82,7 @@ class Wrapping:
 
     def _lookup(self, request: Request) -> dict[str, Any]:
         # vault: needs no token but the wrapping one, and costs no use.
-        token = str(request.data.get("token") or request.token or "")
+        token = _token_in(request) or request.token or ""
         kept = self._kept.get(token)
         if kept is None or self._core.tokens.lookup(token) is None:
             raise refused(_INVALID)
@@ -97,7 +97,7 @@ class Wrapping:
         """
         Return the wrapping token of an unwrap: the client token itself, or the body's if the client token may.
         """
-        named = str(request.data.get("token") or "")
+        named = _token_in(request)
         if not request.token:
             raise bad_token() if named else ApiError(403, "error validating wrapping token: token is empty")
         if named:
@@ -127,8 +127,20 @@ class Wrapping:
     def _wrap_again(self, request: Request) -> dict[str, Any]:
         self._check(request)
         if request.path.endswith("/rewrap"):
-            kept = self._take(str(request.data.get("token") or ""))
+            kept = self._take(_token_in(request))
             return self.wrap(kept.body, kept.creation_path, kept.ttl)
         if not request.wrap_ttl:
             raise refused("endpoint requires response wrapping to be used")
         return self.wrap(self._core.envelope_of(dict(request.data)), request.path, request.wrap_ttl)
+
+
+def _token_in(request: Request) -> str:
+    """
+    Return the wrapping token that the body names, if any. vault: ``Core.ValidateWrappingToken``.
+    """
+    token = request.data.get("token")
+    if token is not None and not isinstance(token, str):
+        raise ApiError(403, "error validating wrapping token: could not decode token in request body")
+    if token == "":
+        raise ApiError(403, "error validating wrapping token: empty token in request body")
+    return str(token or "")

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from vault_pool.devserver import usernames
+from vault_pool.devserver.clock import ManualClock
 from vault_pool.devserver.errors import ApiError, BackendError
 from vault_pool.devserver.flavor import OPENBAO, VAULT
 from vault_pool.devserver.passwords import DEFAULT, parse_password_policy
@@ -96,4 +97,4 @@ def test_the_default_revocation_in_order():
 def test_a_connection_without_a_url_is_refused():
     """The plugin needs a place to connect to."""
     with pytest.raises(BackendError, match="connection_url cannot be empty"):
-        PostgreSQL({}, OPENBAO)
+        PostgreSQL({}, OPENBAO, ManualClock())
