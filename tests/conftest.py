@@ -14,7 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_proxy", "tests.fix_vault"]
+pytest_plugins = ["tests.fix_postgres", "tests.fix_proxy", "tests.fix_secrecy", "tests.fix_vault"]
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, derandomize=False, max_examples=2000)

@@ -10,10 +10,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from typing_extensions import Self
+
+T = TypeVar("T")
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -38,6 +40,7 @@ class TcpProxy:
         self._hearing = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
+        self._lost: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy-{self.port}", daemon=True)
         self._thread.start()
@@ -61,9 +64,13 @@ class TcpProxy:
         """Refuse new connections (ECONNREFUSED); the open ones go on."""
         self._call(self._set(listening=False, hearing=True))
 
-    def cut(self) -> None:
-        """Reset every open connection, on both sides."""
-        self._call(self._cut())
+    def cut(self) -> int:
+        """Reset every open connection, on both sides; return how many there were."""
+        return self._call(self._cut())
+
+    def half_open(self) -> int:
+        """Lose the open connections without a word: nothing passes, nobody is told; return how many there were."""
+        return self._call(self._half_open())
 
     @property
     def open_connections(self) -> int:
@@ -81,8 +88,8 @@ class TcpProxy:
         self._loop.close()
         self._reservation.close()
 
-    def _call(self, what: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(what, self._loop).result(timeout=10)
+    def _call(self, what: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(timeout=10)
 
     async def _set(self, *, listening: bool, hearing: bool) -> None:
         if hearing:
@@ -96,11 +103,16 @@ class TcpProxy:
             self._server = None
             await asyncio.sleep(0)  # the loop closes the listening socket in its next turn
 
-    async def _cut(self) -> None:
+    async def _cut(self) -> int:
         links = list(self._links)
         for link in links:
             link.cancel()
         await asyncio.gather(*links, return_exceptions=True)
+        return len(links)
+
+    async def _half_open(self) -> int:
+        self._lost |= self._links
+        return len(self._links)
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = asyncio.current_task()
@@ -114,8 +126,8 @@ class TcpProxy:
             far_reader, far_writer = await asyncio.open_connection(*self.target)
             writers.append(far_writer)
             pumps = [
-                asyncio.ensure_future(self._pump(reader, far_writer)),
-                asyncio.ensure_future(self._pump(far_reader, writer)),
+                asyncio.ensure_future(self._pump(link, reader, far_writer)),
+                asyncio.ensure_future(self._pump(link, far_reader, writer)),
             ]
             await asyncio.gather(*pumps)
         except (OSError, asyncio.CancelledError):
@@ -130,17 +142,21 @@ class TcpProxy:
                 one.transport.abort()
             await asyncio.sleep(0)  # the loop closes an aborted socket in its next turn
             self._links.discard(link)
+            self._lost.discard(link)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, link: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(65536):
             if self.delay_ms:
                 await asyncio.sleep(self.delay_ms / 1000)
             await self._hearing.wait()
+            if link in self._lost:
+                continue
             writer.write(chunk)
             await writer.drain()
         await self._hearing.wait()
-        with contextlib.suppress(OSError):
-            writer.write_eof()
+        if link not in self._lost:
+            with contextlib.suppress(OSError):
+                writer.write_eof()
 
 
 @pytest.fixture

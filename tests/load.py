@@ -35,7 +35,8 @@ class Load:
     """
     Closed-loop clients of *pool*: *fast* threads with a small transaction, *slow* ones that take *slow_seconds*.
 
-    `finished` are the instants (time.monotonic) at which fast requests ended, in order once the load has stopped.
+    `finished` are the instants (time.monotonic) at which fast requests ended, in order once the load has stopped;
+    `failed` are the requests that failed: when they began and ended, and their words in `failures`.
     """
 
     pool: Any
@@ -46,6 +47,7 @@ class Load:
     request: Callable[[Any], None] = small_transaction
     failures: Counter[str] = field(default_factory=Counter)
     finished: list[float] = field(default_factory=list)
+    failed: list[tuple[float, float, str]] = field(default_factory=list)
     slow_finished: int = 0
     longest_checkout: float = 0.0
     longest_request: float = 0.0
@@ -83,7 +85,7 @@ class Load:
                     served = time.monotonic()
                     self.request(conn)
             except Error as error:
-                self._fail("fast", error)
+                self._fail("fast", error, began)
             else:
                 finished.append(time.monotonic())
             longest_checkout = max(longest_checkout, served - began)
@@ -105,15 +107,17 @@ class Load:
                     time.sleep(self.slow_seconds)
                     self.request(conn)
             except Error as error:
-                self._fail("slow", error)
+                self._fail("slow", error, began)
             else:
                 with self._lock:
                     self.slow_finished += 1
                     self.longest_checkout = max(self.longest_checkout, checkout)
 
-    def _fail(self, who: str, error: Error) -> None:
+    def _fail(self, who: str, error: Error, began: float) -> None:
+        words = f"{who}: {type(error).__name__} {error.sqlstate}: {' '.join(str(error).split())[:150]}"
         with self._lock:
-            self.failures[f"{who}: {type(error).__name__} {error.sqlstate}: {' '.join(str(error).split())[:150]}"] += 1
+            self.failures[words] += 1
+            self.failed.append((began, time.monotonic(), words))
         # A storm of failures would starve what is to recover.
         self._stop.wait(0.01)
 

@@ -7,46 +7,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
+from tests.fix_secrecy import reported, shown
 from vault_pool import AppRole, DynamicRole, PoolClosed, Token, Vault, VaultPool
 from vault_pool.errors import VaultPoolError
 from vault_pool.runtime import tenant
 from vault_pool.vault.secret import Secret
 
 WRONG = "s.WrongWrongWrongWrongWrong"
-
-
-def shown(value, depth=0):
-    """What an error reporter shows of a value: containers are walked, anything else is asked for its repr."""
-    if isinstance(value, dict) and depth < 6:
-        return " ".join(shown(key, depth + 1) + "=" + shown(item, depth + 1) for key, item in value.items())
-    if isinstance(value, (list, tuple, set, frozenset)) and depth < 6:
-        return " ".join(shown(item, depth + 1) for item in value)
-    try:
-        return repr(value)
-    except Exception as error:  # noqa: BLE001 - a reporter goes on, too
-        return str(error)
-
-
-def reported(error):
-    """What an error reporter sends: texts, attributes, the locals of every frame, and all of the errors behind it."""
-    words, todo, seen = [], [error], set()
-    while todo:
-        each = todo.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        words += [str(each), repr(each), shown(each.args), shown(vars(each))]
-        for frame, _ in traceback.walk_tb(each.__traceback__):
-            if frame.f_code.co_filename != __file__:
-                words.append(shown(dict(frame.f_locals)))
-        todo += [each.__cause__, each.__context__]
-    return "\n".join(words)
 
 
 class Everything(logging.Handler):
