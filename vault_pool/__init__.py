@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PoolError as PoolError,
         PoolTimeout as PoolTimeout,
         ProofFailed as ProofFailed,
+        SourceError as SourceError,
         TooManyRequests as TooManyRequests,
         VaultDenied as VaultDenied,
         VaultError as VaultError,
@@ -28,8 +29,23 @@ if TYPE_CHECKING:
     )
     from vault_pool.pool import PoolStatus as PoolStatus, VaultPool as VaultPool
     from vault_pool.runtime.hot_swap import HotSwapPool as HotSwapPool
+    from vault_pool.sources.agent_file import AgentFile as AgentFile
+    from vault_pool.sources.callback import Callback as Callback
     from vault_pool.sources.dynamic_role import DynamicRole as DynamicRole
-    from vault_pool.vault.auth import AppRole as AppRole, Token as Token
+    from vault_pool.sources.fixed import Fixed as Fixed
+    from vault_pool.sources.kv import KV as KV
+    from vault_pool.sources.static_role import StaticRole as StaticRole
+    from vault_pool.vault.auth import (
+        JWT as JWT,
+        LDAP as LDAP,
+        AgentToken as AgentToken,
+        AppRole as AppRole,
+        CustomLogin as CustomLogin,
+        Kubernetes as Kubernetes,
+        TLSCertificate as TLSCertificate,
+        Token as Token,
+        UserPass as UserPass,
+    )
     from vault_pool.vault.client import Vault as Vault
 
 _HOMES = {
@@ -43,6 +59,7 @@ _HOMES = {
         "PoolError",
         "PoolTimeout",
         "ProofFailed",
+        "SourceError",
         "TooManyRequests",
         "VaultDenied",
         "VaultError",
@@ -52,8 +69,23 @@ _HOMES = {
     ],
     "vault_pool.pool": ["PoolStatus", "VaultPool"],
     "vault_pool.runtime.hot_swap": ["HotSwapPool"],
+    "vault_pool.sources.agent_file": ["AgentFile"],
+    "vault_pool.sources.callback": ["Callback"],
     "vault_pool.sources.dynamic_role": ["DynamicRole"],
-    "vault_pool.vault.auth": ["AppRole", "Token"],
+    "vault_pool.sources.fixed": ["Fixed"],
+    "vault_pool.sources.kv": ["KV"],
+    "vault_pool.sources.static_role": ["StaticRole"],
+    "vault_pool.vault.auth": [
+        "AgentToken",
+        "AppRole",
+        "CustomLogin",
+        "JWT",
+        "Kubernetes",
+        "LDAP",
+        "TLSCertificate",
+        "Token",
+        "UserPass",
+    ],
     "vault_pool.vault.client": ["Vault"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -18,6 +18,7 @@ __all__ = [
     "PoolError",
     "PoolTimeout",
     "ProofFailed",
+    "SourceError",
     "TooManyRequests",
     "VaultDenied",
     "VaultError",
@@ -47,6 +48,12 @@ class VaultPoolError(Exception):
 class ConfigurationError(VaultPoolError, ValueError):
     """
     A setting cannot work; the text names it and says what to do.
+    """
+
+
+class SourceError(VaultPoolError):
+    """
+    A source that is not Vault (a file, a function of the application) gave no credential; it is tried again.
     """
 
 
@@ -126,7 +133,14 @@ class PoolError(VaultPoolError, psycopg.OperationalError):
 class LoginFailed(PoolError):
     """
     PostgreSQL refused a login, or could not be reached; the text is the server's.
+
+    *refused* tells that the server had the password when it ended the attempt. psycopg has no SQLSTATE of it
+    (psycopg's issue 1188), and the text may be in any language.
     """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class ProofFailed(PoolError):

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from vault_pool.core.lease import Credential, Lease
+from vault_pool.core.lease import Lease
 from vault_pool.core.machine import Owner
 from vault_pool.errors import (
     ConfigurationError,
@@ -21,9 +20,11 @@ from vault_pool.errors import (
     VaultUnavailable,
 )
 from vault_pool.sources.base import Issued
+from vault_pool.sources.polled import credential_of
 from vault_pool.vault.answer import Answer, seconds
 from vault_pool.vault.client import Vault
 from vault_pool.vault.instant import instant
+from vault_pool.vault.paths import checked_mount_point, checked_role
 
 logger = logging.getLogger("vault_pool.vault")
 
@@ -31,9 +32,6 @@ _RENEW = "sys/leases/renew"
 _REVOKE = "sys/leases/revoke"
 _LOOKUP = "sys/leases/lookup"
 
-# Vault's own rule for names of roles (vault: framework.GenericNameWithAtRegex).
-_ROLE = re.compile(r"\w([\w.@-]*\w)?", re.ASCII)
-_MOUNT_POINT = re.compile(r"[^\s/?#%]+(/[^\s/?#%]+)*")
 # Within it a lookup's whole seconds say nothing about whether the end of a lease moved.
 _ROUNDING = 2.0
 
@@ -48,15 +46,10 @@ class DynamicRole:
     _path = "?"
 
     def __init__(self, role: str, *, vault: Vault, mount_point: str = "database") -> None:
-        if not isinstance(role, str) or not _ROLE.fullmatch(role):
-            raise ConfigurationError(f"role must be the name of a role of Vault's database engine, not {role!r}")
-        mount_point = mount_point.strip("/") if isinstance(mount_point, str) else ""
-        if not _MOUNT_POINT.fullmatch(mount_point) or ".." in mount_point.split("/"):
-            raise ConfigurationError("mount_point must be the path of a database engine, such as 'database'")
         if not isinstance(vault, Vault):
             raise ConfigurationError("vault must be a Vault")
         self._vault = vault
-        self._path = f"{mount_point}/creds/{role}"
+        self._path = f"{checked_mount_point(mount_point, 'a database engine')}/creds/{checked_role(role)}"
 
     def __repr__(self) -> str:
         return f"<DynamicRole {self._path}>"
@@ -80,10 +73,13 @@ class DynamicRole:
         Return a new credential: a role that Vault creates in the database for it.
         """
         answer = self._vault.call("GET", self._path, issuing=True)
-        credential = _credential(answer)
+        credential = credential_of(answer)
         lease = Lease.issued(
             answer.lease_id, answer.lease_duration, now, renewable=answer.body.get("renewable") is True
         )
+        if answer.cached and lease.lease_id:
+            # Though a fresh one was asked for. How old it is, its header may say; what is left of it, only Vault does.
+            lease = Lease.issued(lease.lease_id, self._left(lease), now, renewable=lease.renewable)
         if credential is None or not lease.lease_id or lease.duration <= 0:
             self._give_up(lease)
             raise VaultRefused(
@@ -130,6 +126,21 @@ class DynamicRole:
         except LeaseLost:
             pass
         self._vault.ended(lease)
+
+    def lookup(self, lease: Lease) -> bool:
+        """
+        Return whether *lease* is in force: Vault knows it, and has not begun to revoke it. Does not change it.
+        """
+        try:
+            data = self._lookup(lease).data
+        except LeaseLost:
+            return False
+        # In its last second it reads 0; what has ended, or could not be revoked, is not renewable any more
+        # (Vault API documentation, "Lookup a lease").
+        in_force = seconds(data.get("ttl")) > 0 or data.get("renewable") is True
+        if not in_force:
+            self._vault.ended(lease)
+        return in_force
 
     def owner(self, lease: Lease) -> Owner:
         """
@@ -196,6 +207,12 @@ class DynamicRole:
         granted = left if ends is None or renewed is None else max(left, round(ends - renewed))
         return lease.renewed(granted, now)
 
+    def _left(self, lease: Lease) -> float:
+        try:
+            return seconds(self._lookup(lease).data.get("ttl"))
+        except LeaseLost:
+            raise VaultUnavailable(f"a cache between us and Vault gave a lease of {self._path} that is over") from None
+
     def _lookup(self, lease: Lease) -> Answer:
         try:
             return self._vault.call("PUT", _LOOKUP, {"lease_id": lease.lease_id})
@@ -212,16 +229,6 @@ class DynamicRole:
                 self.revoke(lease)
             except VaultPoolError as error:
                 logger.info("%s: a useless lease was not revoked, and will lapse: %s", self.name, error)
-
-
-def _credential(answer: Answer) -> Credential | None:
-    """
-    Return the credential of *answer*, or None. Raises nothing: its locals hold the password in clear.
-    """
-    user, password = answer.data.get("username"), answer.data.get("password")
-    if isinstance(user, str) and isinstance(password, str) and user and password:
-        return Credential(user, password)
-    return None
 
 
 def _renewed(lease: Lease, answer: Answer, now: float) -> Lease | None:

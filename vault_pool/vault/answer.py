@@ -72,17 +72,20 @@ class Grant:
     """
     A token together with the terms that Vault granted it on.
 
-    *ttl* is what is left of its term in seconds, infinite for a token without end (root);
-    *increment* what a renewal asks for. *uses* is how many requests it is good for, None for any number.
-    *batch* tokens can be neither renewed nor revoked.
+    *token* is None where an agent adds its own. *ttl* is what is left of its term in seconds, infinite for a token
+    without end (root); *increment* what a renewal asks for. *ours* tells that a login of ours made it, so that it is
+    ours to revoke. *born* tells an agent's token from its successor. *uses* is how many requests it is good for, None
+    for any number. *batch* tokens can be neither renewed nor revoked.
     """
 
-    token: Secret
+    token: Secret | None
     ttl: float
     increment: float
     renewable: bool
+    ours: bool = False
     uses: int | None = None
     batch: bool = False
+    born: float = 0.0
 
 
 def grant_of_login(answer: Answer) -> Grant | None:
@@ -98,12 +101,13 @@ def grant_of_login(answer: Answer) -> Grant | None:
         ttl=ttl,
         increment=ttl,
         renewable=auth.get("renewable") is True,
+        ours=True,
         uses=int(seconds(auth.get("num_uses"))) or None,
         batch=auth.get("token_type") == "batch",
     )
 
 
-def grant_of_lookup(answer: Answer, token: Secret) -> Grant | None:
+def grant_of_lookup(answer: Answer, token: Secret | None) -> Grant | None:
     """
     Return what ``lookup-self`` told of *token*, or None where it told nothing. A token without end has a ttl of 0.
 
@@ -123,6 +127,7 @@ def grant_of_lookup(answer: Answer, token: Secret) -> Grant | None:
         renewable=data.get("renewable") is True,
         uses=max(0, uses) if isinstance(uses, int) and uses != 0 else None,
         batch=data.get("type") == "batch",
+        born=seconds(data.get("creation_time")),
     )
 
 

@@ -4,27 +4,31 @@ A Vault, as the application names it.
 
 from __future__ import annotations
 
-import ipaddress
-import logging
 import os
-import threading
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from vault_pool.core.lease import Lease
 from vault_pool.core.machine import Owner
 from vault_pool.errors import ConfigurationError, VaultDenied
+from vault_pool.runtime import forking
 from vault_pool.runtime.clock import SystemClock
 from vault_pool.vault import environment, translate
 from vault_pool.vault.answer import Answer
-from vault_pool.vault.auth import AppRole, Auth, ClientToken, Token
+from vault_pool.vault.auth import AgentToken, AppRole, Auth, ClientToken, TLSCertificate, Token
+from vault_pool.vault.auth.token import file_of_the_command_line
+from vault_pool.vault.endpoint import (
+    Endpoint,
+    checked_addresses,
+    checked_cert,
+    checked_proxies,
+    checked_timeout,
+    checked_verify,
+    warn,
+)
 from vault_pool.vault.secret import Secret
 from vault_pool.vault.token import TokenKeeper
-from vault_pool.vault.transport import Endpoint, Transport, checked_timeout
-
-logger = logging.getLogger("vault_pool.vault")
+from vault_pool.vault.transport import Transport
 
 _TIMEOUT = 10.0
 
@@ -33,73 +37,100 @@ class Vault:
     """
     One Vault or OpenBao, and the login to it. Sources that share it share a token.
 
-    *address* is its URL; *verify* is True, or the path of a CA file; *timeout* (seconds) bounds the connecting and
-    each wait for data of every request. Nothing is sent before the first request. After `fork` the child logs in for
-    itself: a token's leases belong to the process that it was issued to. Thread-safe.
+    *address* is its URL (``https://…``, ``http://…``, ``unix:///path``), or several, which are tried in order: a
+    request that surely did nothing goes on to the next, and the one that answered is asked first from then on.
+    *verify* is True, the path of a CA file or of a folder of them, or PEM text; *cert* a client certificate, or it and
+    its key; *tls_server_name* the name that the server's certificate has to bear. *proxy* is the URL of an HTTP proxy,
+    "" for none; left out, ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY`` say. *timeout* (seconds) bounds every
+    request with all its attempts. A standby's redirect is followed once, if *follow_redirects*.
+
+    Nothing is sent before the first request, and files are read then. After `fork` the child logs in for itself: a
+    token's leases belong to the process that it was issued to. Thread-safe.
     """
 
     name = "?"
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         auth: Auth,
         namespace: str | None = None,
         verify: bool | str | os.PathLike[str] = True,
+        cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        tls_server_name: str | None = None,
+        proxy: str | None = None,
         timeout: float = _TIMEOUT,
+        follow_redirects: bool = True,
         name: str | None = None,
     ) -> None:
-        address, problem = inspected(address)
+        addresses, proxies = checked_addresses(address), checked_proxies(proxy)
+        del address, proxy
         self._begin(
             Endpoint(
-                address=checked(address, problem),
-                verify=verify if isinstance(verify, bool) else os.fspath(verify),
+                addresses=sound(addresses),
+                verify=checked_verify(verify),
                 timeout=checked_timeout(timeout),
                 namespace=namespace or None,
+                cert=checked_cert(cert),
+                tls_server_name=tls_server_name or None,
+                proxies=sound(proxies),
+                follow_redirects=follow_redirects,
             ),
             auth,
             name,
         )
 
     def _begin(self, endpoint: Endpoint, auth: Auth, name: str | None) -> None:
+        if isinstance(auth, TLSCertificate) and endpoint.cert is None:
+            raise ConfigurationError(
+                "auth=TLSCertificate() needs a client certificate: cert (VAULT_CLIENT_CERT, VAULT_CLIENT_KEY)"
+            )
         self._endpoint = endpoint
         self._auth = auth
-        self.name = name or urlsplit(endpoint.address).netloc
+        self.name = name or endpoint.place
         self._clock: Callable[[], float] = SystemClock().now
         # One entry for each process that this object lives in: a fork's child has its own token, locks and sockets.
         self._keepers: dict[int, TokenKeeper] = {}
         #: Whether the token's policies are not known to forbid ``sys/leases/revoke``.
         self.may_revoke = True
-        _warn(endpoint)
+        warn(endpoint, stacklevel=3)
 
     @classmethod
     def from_env(cls, auth: Auth | None = None) -> Vault:
         """
-        Take all settings from the environment, now: ``VAULT_ADDR``, ``VAULT_NAMESPACE``, ``VAULT_CACERT``,
-        ``VAULT_CAPATH``, ``VAULT_CLIENT_CERT`` and ``…_KEY``, ``VAULT_SKIP_VERIFY``, ``VAULT_CLIENT_TIMEOUT``.
+        Take all settings from the environment, now: ``VAULT_AGENT_ADDR`` or ``VAULT_ADDR``, ``VAULT_NAMESPACE``,
+        ``VAULT_CACERT_BYTES``, ``VAULT_CACERT`` or ``VAULT_CAPATH``, ``VAULT_CLIENT_CERT`` and ``…_KEY``,
+        ``VAULT_TLS_SERVER_NAME``, ``VAULT_SKIP_VERIFY``, ``VAULT_PROXY_ADDR`` or ``VAULT_HTTP_PROXY``,
+        ``VAULT_CLIENT_TIMEOUT``, ``VAULT_DISABLE_REDIRECTS``.
 
         ``BAO_…`` goes before ``VAULT_…``, as in OpenBao. Without *auth* it is ``VAULT_TOKEN`` if that is set, else
-        AppRole by ``VAULT_ROLE_ID``. Raises `ConfigurationError` for what is missing or cannot be read.
+        AppRole by ``VAULT_ROLE_ID``, else the token that ``vault login`` left in ``~/.vault-token``, else what the
+        agent at ``VAULT_AGENT_ADDR`` adds. Raises `ConfigurationError` for what is missing or cannot be read.
         """
-        address = environment.variable("ADDR")
+        address = environment.variable("AGENT_ADDR") or environment.variable("ADDR")
         if not address:
             raise ConfigurationError("no address of Vault: set VAULT_ADDR (or BAO_ADDR), or pass address")
-        address, problem = inspected(address)
-        if auth is None:
-            auth = _auth_from_env()
+        addresses = checked_addresses(address)
+        proxies = checked_proxies(environment.variable("PROXY_ADDR") or environment.variable("HTTP_PROXY") or None)
+        del address
+        if environment.flag("SRV_LOOKUP"):
+            raise ConfigurationError("VAULT_SRV_LOOKUP is not supported: pass the addresses, Vault([…], auth=…)")
         cert, key = environment.variable("CLIENT_CERT"), environment.variable("CLIENT_KEY")
+        trusted = (environment.variable(name) for name in ("CACERT_BYTES", "CACERT", "CAPATH"))
         vault = cls.__new__(cls)
         vault._begin(
             Endpoint(
-                address=checked(address, problem),
-                verify=not environment.flag("SKIP_VERIFY")
-                and (environment.variable("CACERT") or environment.variable("CAPATH") or True),
+                addresses=sound(addresses),
+                verify=checked_verify(not environment.flag("SKIP_VERIFY") and (next(filter(None, trusted), True))),
                 timeout=checked_timeout(environment.duration("CLIENT_TIMEOUT", _TIMEOUT)),
                 namespace=environment.variable("NAMESPACE") or None,
-                cert=(cert, key) if cert and key else cert or None,
+                cert=checked_cert((cert, key) if cert and key else cert),
+                tls_server_name=environment.variable("TLS_SERVER_NAME") or None,
+                proxies=sound(proxies),
+                follow_redirects=not environment.flag("DISABLE_REDIRECTS"),
             ),
-            auth,
+            auth_from_env() if auth is None else auth,
             None,
         )
         return vault
@@ -113,17 +144,18 @@ class Vault:
         """
         adapter = client.adapter
         settings = adapter._kwargs
-        verify, timeout = settings.get("verify"), settings.get("timeout")
-        address, problem = inspected(adapter.base_uri)
+        verify, timeout, proxies = (settings.get(name) for name in ("verify", "timeout", "proxies"))
+        addresses = checked_addresses(adapter.base_uri)
         vault = cls.__new__(cls)
         vault._begin(
             Endpoint(
-                address=checked(address, problem),
-                verify=True if verify is None else verify,
+                addresses=sound(addresses),
+                verify=checked_verify(True if verify is None else verify),
                 timeout=checked_timeout(timeout if isinstance(timeout, (int, float)) else _TIMEOUT),
                 namespace=adapter.namespace or None,
-                cert=settings.get("cert"),
-                proxies=settings.get("proxies"),
+                cert=checked_cert(settings.get("cert")),
+                proxies=dict(proxies) if proxies else environment.proxies(),
+                follow_redirects=bool(adapter.allow_redirects),
             ),
             ClientToken(client),
             None,
@@ -160,7 +192,7 @@ class Vault:
             held = keeper.borrow(issuing=issuing)
             answer: Answer | None = None
             try:
-                outcome = keeper._transport.exchange(method, path, body, token=held.secret)
+                outcome = keeper._transport.exchange(method, path, body, token=held.secret, fresh=issuing)
                 if isinstance(outcome, Answer):
                     answer = outcome
                     return answer
@@ -230,67 +262,31 @@ class Vault:
         return keeper
 
 
-def inspected(address: str) -> tuple[str, str]:
+_T = TypeVar("_T")
+
+
+def sound(setting: _T | str) -> _T:
     """
-    Return *address* as it may be shown, and what is wrong with it, or an empty string. Raises nothing.
-
-    A user and password do not belong into it, but who wrote them there must not find them in an error report.
+    Return *setting*, or raise `ConfigurationError` where it is the text of what is wrong with it.
     """
-    try:
-        parts = urlsplit(address)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except (ValueError, AttributeError, TypeError):
-        sound = False
-    if not sound:
-        return "", "address (VAULT_ADDR) must be a URL such as https://vault.example.com:8200"
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        return "", "address (VAULT_ADDR) must hold a host, a port and a path at most: no user, no query"
-    return address.rstrip("/"), ""
+    if isinstance(setting, str):
+        raise ConfigurationError(setting)
+    return setting
 
 
-def checked(address: str, problem: str) -> str:
+def auth_from_env() -> Auth:
     """
-    Return *address*, or raise `ConfigurationError` where there is a *problem*.
+    Return the login that Vault's environment variables name, as `Vault.from_env` does without *auth*.
     """
-    if problem:
-        raise ConfigurationError(problem)
-    return address
-
-
-def _auth_from_env() -> Auth:
     if environment.variable("TOKEN"):
         return Token.from_env()
     if environment.variable("ROLE_ID"):
         return AppRole.from_env()
+    if file_of_the_command_line() is not None:
+        return Token.from_env()
+    if environment.variable("AGENT_ADDR"):
+        return AgentToken()
     raise ConfigurationError("no login: set VAULT_TOKEN, or VAULT_ROLE_ID and VAULT_SECRET_ID, or pass auth")
 
 
-def _warn(endpoint: Endpoint) -> None:
-    if endpoint.verify is False:
-        _warn_once(
-            f"the TLS certificate of {endpoint.address} is not verified (verify, VAULT_SKIP_VERIFY): "
-            "anybody on the way can read the credentials"
-        )
-    parts = urlsplit(endpoint.address)
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
-        _warn_once(f"{endpoint.address} is not encrypted: anybody on the way can read the credentials; use https")
-
-
-_warned: set[str] = set()
-_once_lock = threading.Lock()  # guards _warned, and every Vault.may_revoke
-
-
-def _warn_once(text: str) -> None:
-    with _once_lock:
-        first = text not in _warned
-        _warned.add(text)
-    if first:
-        logger.warning("%s", text)
-        warnings.warn(text, UserWarning, stacklevel=5)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+_once_lock = forking.lock()  # guards every Vault.may_revoke

@@ -43,3 +43,16 @@ def duration(name: str, default: float) -> float:
     if not re.fullmatch(r"(\d+(\.\d+)?(ms|[smh]))+|\d+(\.\d+)?", text):
         raise ConfigurationError(f"VAULT_{name} must be a number of seconds, or a duration as 60s, not {text!r}")
     return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|[smh]?)", text))
+
+
+def proxies() -> dict[str, str]:
+    """
+    Return what ``HTTPS_PROXY`` and its kin say now: by scheme, and under "no" the hosts that are reached without.
+
+    Both spellings count, the lower one first, as everywhere (Python documentation, ``getproxies_environment``).
+    """
+    if not any(name.lower().endswith("_proxy") and text for name, text in os.environ.items()):
+        return {}
+    from urllib.request import getproxies_environment  # noqa: PLC0415 - drags in http and email
+
+    return {"no": "", **getproxies_environment()}

@@ -33,12 +33,14 @@ class Held:
     """
     A token that we hold; mutable, under the keeper's lock.
 
+    *secret* is None where an agent adds its own token, *born* tells that one from its successor.
     *lease* is the token's own term. *uses* is how many requests it is still good for, None for any number.
     *final*: nothing moves its end any more. *truncated*: a renewal has met its max TTL.
     *proven*: it has been good for a request. *borrowed* counts the requests that are on their way with it.
     """
 
-    secret: Secret
+    secret: Secret | None
+    born: float
     ours: bool
     batch: bool
     lease: Lease
@@ -100,12 +102,12 @@ class Ledger:
             held.final = self.state.phase is not Phase.ACTIVE
             held.truncated = held.truncated or (isinstance(event, Renewed) and held.final)
 
-    def accept(self, grant: Grant, now: float, draw: float, *, ours: bool) -> None:
+    def accept(self, grant: Grant, now: float, draw: float) -> None:
         """
         Make the token of *grant*, asked for at *now*, the current one; another one before it is final from now on.
         """
         current = self.current
-        same = current is not None and not current.dead and current.secret == grant.token
+        same = current is not None and not current.dead and (current.secret, current.born) == (grant.token, grant.born)
         # A given token whose renewals were truncated once stays what it is; only its end may have moved.
         renewable = grant.renewable and not (same and current is not None and current.truncated)
         lease = replace(Lease.issued("", grant.ttl, now, renewable=renewable), increment=grant.increment)
@@ -115,7 +117,14 @@ class Ledger:
             if current is not None:
                 current.final = True
                 self._older.append(current)
-            self.current = Held(secret=grant.token, ours=ours, batch=grant.batch, lease=lease, uses=grant.uses)
+            self.current = Held(
+                secret=grant.token,
+                born=grant.born,
+                ours=grant.ours,
+                batch=grant.batch,
+                lease=lease,
+                uses=grant.uses,
+            )
         self.advance(Issued(lease, Owner(), draw), now)
 
     def usable(self, now: float, *, issuing: bool) -> Held | None:

@@ -24,13 +24,14 @@ _FORGOTTEN_AFTER = 960.0
 _SECOND_TRY_AFTER = 60.0
 _UNCHANGED_TRIES = 2
 _TRIES = 4
+_LOOK_AGAIN = 15.0
 
 _LOOKUP = "auth/token/lookup-self"
 
 
 class LoginClient:
     """
-    What a login method may do: log in, or look up a token that was given.
+    What a login method may do: log in, or look up a token that was given. An application's own gets one, too.
 
     *spent* is the token in use if it has one use left, so that looking it up would end it and its leases.
     """
@@ -40,19 +41,19 @@ class LoginClient:
         self._guard = guard
         self._spent = spent
 
-    def login(self, path: str, body: Mapping[str, Any]) -> Grant:
+    def login(self, path: str, body: Mapping[str, Any], *, may_change: bool = False, lockout: bool = True) -> Grant:
         """
         Log in at *path* ("auth/approle/login") with *body*, whose secrets are wrapped in `Secret`.
 
         A refusal is `VaultDenied`, whose *retry_after* says when a login with the same *body* is sent again; until
-        then it is raised again without a request.
+        then it is raised again without a request. *may_change* tells that the next *body* may be another one, of a
+        file that was rewritten, so that it is worth looking sooner. *lockout* tells that the auth method may lock out
+        who is refused too often.
         """
-        credential = (path, dict(body))
-        self._guard.check(credential)
-        outcome = self._transport.exchange("POST", path, body, token=None)
-        if isinstance(outcome, VaultDenied):
-            self._guard.refused(credential, outcome)
+        outcome = self._logged_in(path, body, lockout=lockout)
         if isinstance(outcome, VaultError):
+            if may_change and outcome.retry_after is not None:
+                outcome.retry_after = min(outcome.retry_after, _LOOK_AGAIN)
             raise outcome
         grant = grant_of_login(outcome)
         if grant is None:
@@ -62,21 +63,45 @@ class LoginClient:
             raise VaultRefused(f"the login at {path} gives tokens of one use (token_num_uses=1), which issue no lease")
         return grant
 
-    def lookup(self, token: Secret) -> Grant:
+    def _logged_in(self, path: str, body: Mapping[str, Any], *, lockout: bool) -> Answer | VaultError:
+        credential = (path, dict(body))
+        refusal = self._guard.in_force(credential)
+        if refusal is not None:
+            return refusal
+        outcome = self._transport.exchange("POST", path, body, token=None)
+        if isinstance(outcome, VaultDenied):
+            self._guard.refused(credential, outcome, lockout=lockout)
+        return outcome
+
+    def ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, token: Secret | None = None
+    ) -> Answer | VaultError:
         """
-        Return the terms of a given *token*, or say who has to replace it.
+        Send a request that is neither, such as one about a wrapping token; return the error instead of raising it.
         """
-        replace = "whoever gave it has to replace it"
-        if token == self._spent:
+        return self._transport.exchange(method, path, body, token=token)
+
+    def reconnect(self) -> None:
+        """
+        Have the next request made over a new connection, with the certificates as they are in their files then.
+        """
+        self._transport.close()
+
+    def lookup(self, token: Secret | None) -> Grant:
+        """
+        Return the terms of a given *token* (None: of what an agent adds), or say who has to replace it.
+        """
+        replace = "whoever gave it has to replace it" if token else "see to the agent (use_auto_auth_token)"
+        if token is not None and token == self._spent:
             raise VaultDenied(
                 f"the given token has one use left (num_uses), which would end its leases: {replace}", status=None
             )
-        outcome = looked_up(self._transport, token)
-        if isinstance(outcome, Grant):
-            return outcome
-        if not isinstance(outcome, VaultDenied):
-            raise outcome
-        if outcome.token_dead:
+        grant = looked_up(self._transport, token)
+        if isinstance(grant, Grant):
+            return grant
+        if not isinstance(grant, VaultDenied):
+            raise grant
+        if grant.token_dead:
             raise VaultDenied(
                 f"the given token has ended, was revoked, or is unknown to this Vault: {replace}", token_dead=True
             )
@@ -84,7 +109,7 @@ class LoginClient:
         return Grant(token=token, ttl=math.inf, increment=math.inf, renewable=False)
 
 
-def looked_up(transport: Transport, token: Secret) -> Grant | VaultError:
+def looked_up(transport: Transport, token: Secret | None) -> Grant | VaultError:
     """
     Return the terms of *token*, at the cost of one of its uses, or the error: a `VaultDenied` where it is dead.
     """
@@ -157,6 +182,7 @@ class _Refusal:
     error: VaultDenied
     at: float
     in_a_row: int
+    lockout: bool
 
 
 class LoginGuard:
@@ -165,7 +191,7 @@ class LoginGuard:
 
     A credential that was refused is tried once more after a minute, and then not for 16 minutes, after which Vault
     has forgotten both. Another credential (a file with a new secret_id) is tried at once, as long as that makes four
-    refusals in a row at most.
+    refusals in a row at most. Auth methods that lock nobody out are asked once a minute.
     Thread-safe. The same credential is never on its way twice: the keeper of the token logs in one at a time.
     """
 
@@ -174,25 +200,26 @@ class LoginGuard:
         self._lock = threading.Lock()  # guards _last
         self._last: _Refusal | None = None
 
-    def check(self, credential: object) -> None:
+    def in_force(self, credential: object) -> VaultDenied | None:
         """
-        Raise the refusal that is still in force for *credential*, if any, instead of another request.
+        Return the refusal that is still in force for *credential*, instead of another request.
         """
         with self._lock:
             last, now = self._last, self._clock()
-        if last is not None and now < (allowed := self._allowed_at(last, credential)):
-            error = copy.copy(last.error)
-            error.retry_after = allowed - now
-            raise error
+        if last is None or now >= (allowed := self._allowed_at(last, credential)):
+            return None
+        error = copy.copy(last.error)
+        error.retry_after = allowed - now
+        return error
 
-    def refused(self, credential: object, error: VaultDenied) -> None:
+    def refused(self, credential: object, error: VaultDenied, *, lockout: bool) -> None:
         """
         Take note that *credential* was refused, and tell in *error* when it may be tried again.
         """
         with self._lock:
             last, now = self._last, self._clock()
             in_a_row = last.in_a_row + 1 if last is not None and now - last.at < _FORGOTTEN_AFTER else 1
-            self._last = _Refusal(credential, error, now, in_a_row)
+            self._last = _Refusal(credential, error, now, in_a_row, lockout)
             error.retry_after = self._allowed_at(self._last, credential) - now
 
     def accepted(self) -> None:
@@ -204,6 +231,7 @@ class LoginGuard:
 
     @staticmethod
     def _allowed_at(last: _Refusal, credential: object) -> float:
+        pause = _FORGOTTEN_AFTER if last.lockout else _SECOND_TRY_AFTER
         if credential != last.credential:
-            return last.at if last.in_a_row < _TRIES else last.at + _FORGOTTEN_AFTER
-        return last.at + (_SECOND_TRY_AFTER if last.in_a_row < _UNCHANGED_TRIES else _FORGOTTEN_AFTER)
+            return last.at if last.in_a_row < _TRIES else last.at + pause
+        return last.at + (_SECOND_TRY_AFTER if last.in_a_row < _UNCHANGED_TRIES else pause)

@@ -35,7 +35,14 @@ class Secret:
         """
         Whether it can stand in a header: not empty, printable, no surrounding space; its shape is Vault's business.
         """
-        return bool(self.__value) and self.__value.isprintable() and self.__value == self.__value.strip()
+        return self.is_text and self.__value.isprintable() and self.__value == self.__value.strip()
+
+    @property
+    def is_text(self) -> bool:
+        """
+        Whether it is a text, and not empty.
+        """
+        return isinstance(self.__value, str) and bool(self.__value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and self.__value == other.__value

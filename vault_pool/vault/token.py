@@ -158,9 +158,14 @@ class TokenKeeper:
     def detach(self, wake: Callable[[], None]) -> None:
         """
         Forget *wake*; the last one out revokes the tokens that are ours. Does I/O.
+
+        Until somebody attaches again, or `close` was called, there is no login: a request that was late would leave a
+        token behind, which nobody would revoke.
         """
-        if self._upkeep.detach(wake):
-            self.close()
+        tokens: list[Held] = []
+        # Who attaches in the meantime waits for the empty ledger: the tokens in *tokens* are as good as revoked.
+        self._upkeep.detach(wake, lambda: tokens.extend(self._take_all()))
+        self._revoke_all(tokens)
 
     def close(self) -> None:
         """
@@ -169,9 +174,12 @@ class TokenKeeper:
         A later request logs in anew. What cannot be revoked is logged, and lapses.
         """
         self._upkeep.stop()
+        self._revoke_all(self._take_all())
+
+    def _take_all(self) -> list[Held]:
         with self._lock:
             tokens, self._ledger = self._ledger.tokens(), Ledger(self._policy)
-        self._revoke_all(tokens)
+        return tokens
 
     def _revoke_all(self, tokens: list[Held]) -> None:
         self._transport.closing.set()
@@ -240,6 +248,8 @@ class TokenKeeper:
         with self._lock:
             if self._ledger.current is not found:
                 return  # another flight landed between the look at `found`, which is not good enough, and this one
+            if self._upkeep.is_deserted():
+                raise _deserted()
             self._wait_its_time()
             self._advance(Sent())
             now, current = self._clock(), self._ledger.current
@@ -256,7 +266,12 @@ class TokenKeeper:
             self._upkeep.arm()
         with self._lock:
             self._login_error = None
-            self._ledger.accept(grant, now, self._upkeep.draw(), ours=self._auth.ours)
+            self._ledger.accept(grant, now, self._upkeep.draw())
+            # Whoever left while the login was on its way found no token to revoke.
+            late = self._take_all() if self._upkeep.is_deserted() else None
+        if late is not None:
+            self._revoke_all(late)
+            raise _deserted()
         self._upkeep.announce()
         self._upkeep.arm()
         self._revoke_spare()
@@ -310,6 +325,12 @@ class TokenKeeper:
                 len(held.leases),
                 outcome,
             )
+
+
+def _deserted() -> VaultUnavailable:
+    return VaultUnavailable(
+        "there is no login to Vault any more: every pool that used it was closed", retryable=False, created_nothing=True
+    )
 
 
 def _failure(error: Exception, draw: float) -> Failed:

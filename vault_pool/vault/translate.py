@@ -13,7 +13,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from urllib.parse import urlsplit
+from email.utils import parsedate_to_datetime
 
 from vault_pool.errors import LeaseLost, VaultDenied, VaultError, VaultRefused, VaultUnavailable, fold
 
@@ -35,12 +35,21 @@ _LASTING = (
     "policies have changed",
     "does not exist during renewal",
     "past the max ttl",
+    "not matching client identity used during login",
 )
 #: Vault refused before it did anything, though the status alone does not say so.
 _NOTHING_DONE = ("is sealed", "no active vault instance", "active cluster node not found", "quota exceeded")
 
+#: What vouches for a login (a directory, Kubernetes, an issuer's keys) could not be reached: nobody was refused.
+_UNREACHED = ("error connecting to host", "network error", "dial tcp", "connection refused", "i/o timeout")
+#: A node that cannot do it: secondary for disaster recovery, performance standby, standby without an active node, and
+#: removed (Vault API documentation, "/sys/health").
+_NOT_ACTIVE = (472, 473, 474, 530)
+
 _CAPABILITIES = {"GET": "read", "LIST": "list", "DELETE": "delete"}
 _QUOTA_PAUSE = 1.0
+# Whatever a proxy says: the pool has to recover by itself.
+_LONGEST_PAUSE = 600.0
 
 
 # --- Answers that are refusals -----------------------------------------------------------------------------
@@ -50,9 +59,7 @@ def refusal(method: str, path: str, status: int, texts: Sequence[str] | None, he
     """
     Return the error for an answer of *status* whose ``errors`` were *texts*, None where the body was not Vault's.
     """
-    if 300 <= status < 400:
-        return _redirected(method, path, status, headers)
-    if texts is None and status < 500 and status not in (412, 429):
+    if texts is None and status < 500 and status not in _NOT_ACTIVE and status not in (412, 429):
         return malformed(method, path, status)
     said = fold("; ".join(texts or ()) or "no reason given")
     story, text = f"Vault answered {status} to {method} {path}: {said}", said.lower()
@@ -60,14 +67,16 @@ def refusal(method: str, path: str, status: int, texts: Sequence[str] | None, he
         pause = _retry_after(headers)
         pause = _QUOTA_PAUSE if pause is None else pause
         return VaultUnavailable(story, status=status, created_nothing=True, retry_after=pause)
-    if status >= 500 or status == 412:
+    if status >= 500 or status == 412 or status in _NOT_ACTIVE:
         return _troubled(story, text, path, status, headers)
     forbidden = _forbidden(method, path, status, story, text) if status in (400, 403) else None
     return forbidden or _refused(story, text, path, status)
 
 
-def _forbidden(method: str, path: str, status: int, story: str, text: str) -> VaultDenied | None:
+def _forbidden(method: str, path: str, status: int, story: str, text: str) -> VaultError | None:
     if path.startswith("auth/") and "/login" in path:
+        if any(words in text for words in _UNREACHED):
+            return VaultUnavailable(f"{story}: Vault could not ask whom it has to ask", status=status)
         return VaultDenied(f"{story}: the login was refused, or is locked out after too many", status=status)
     if "token had one use left" in text:
         return VaultDenied(f"{story}: the token has no uses left", status=status, token_dead=True)
@@ -109,14 +118,13 @@ def lacking(method: str, path: str, status: int, what: str) -> VaultError:
     return VaultUnavailable(f"Vault answered {status} to {method} {path}, but without {what}", status=status)
 
 
-def _redirected(method: str, path: str, status: int, headers: Mapping[str, str]) -> VaultError:
-    try:
-        host = urlsplit(headers.get("location", "")).netloc.rpartition("@")[2]
-    except ValueError:
-        host = ""
+def not_followed(method: str, path: str, status: int, host: str) -> VaultError:
+    """
+    Return the error for a redirect to *host* that would carry the token where it should not go, or nowhere.
+    """
     return VaultUnavailable(
-        f"Vault redirected {method} {path} to {host or 'nowhere'}, which is not followed, since that would carry the "
-        "token along; give the address of the active node, or of the load balancer before it",
+        f"Vault redirected {method} {path} to {host}, which is not followed: only one redirect is, to the same path "
+        "on another host and never from https to http; give the address of the active node, or of the load balancer",
         status=status,
         created_nothing=True,
     )
@@ -132,7 +140,7 @@ def _troubled(story: str, text: str, path: str, status: int, headers: Mapping[st
         return VaultRefused(story, status=status)
     if "storage is read-only" in text:
         story = f"{story}: a standby did half of it; give the address of the active node"
-    nothing = status == 412 or any(words in text for words in _NOTHING_DONE)
+    nothing = status == 412 or status in _NOT_ACTIVE or any(words in text for words in _NOTHING_DONE)
     return VaultUnavailable(story, status=status, created_nothing=nothing, retry_after=_retry_after(headers))
 
 
@@ -163,8 +171,19 @@ def _not_prolonged(story: str, text: str, status: int) -> VaultError:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """
+    Return the seconds for which Vault, or what stands before it, asks to be left alone; None where it does not say.
+
+    A date counts from the ``Date`` of the same answer: clocks differ (RFC 9110, 10.2.3).
+    """
     value = headers.get("retry-after", "").strip()
-    return float(value) if value.isdecimal() else None
+    if value.isdecimal():
+        return min(float(value), _LONGEST_PAUSE)
+    try:
+        pause = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("date", ""))
+    except (TypeError, ValueError):  # one of them is none, or only one of them has a zone
+        return None
+    return min(max(0.0, pause.total_seconds()), _LONGEST_PAUSE)
 
 
 # --- Requests without an answer ----------------------------------------------------------------------------
@@ -188,26 +207,35 @@ def unanswered(method: str, path: str, address: str, timeout: float, cause: Exce
             retryable=False,
             created_nothing=True,
         )
-    unreadable = any(isinstance(each, ssl.SSLError) and each.library in ("PEM", "X509") for each in causes)
-    if unreadable or (isinstance(cause, OSError) and not isinstance(cause, requests.RequestException)):
-        return VaultUnavailable(
-            f"{story}: the CA file in verify (VAULT_CACERT), or a client certificate, cannot be read",
-            retryable=False,
-            created_nothing=True,
-        )
     if isinstance(cause, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError)):
         return VaultUnavailable(
             f"{story}: the address (VAULT_ADDR), the namespace or the token cannot be sent",
             retryable=False,
             created_nothing=True,
         )
-    unconnected = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, socket.gaierror)
-    nothing = any(isinstance(each, unconnected) for each in causes)
+    unconnected = (
+        urllib3.exceptions.NewConnectionError,
+        urllib3.exceptions.ConnectTimeoutError,
+        urllib3.exceptions.ClosedPoolError,
+        socket.gaierror,
+    )
+    nothing = any(isinstance(each, unconnected) or _no_tunnel(each) for each in causes)
     if isinstance(cause, requests.ConnectTimeout):
         return VaultUnavailable(f"{story}: no connection within {timeout:g} s", created_nothing=True)
     if isinstance(cause, requests.Timeout):
         return VaultUnavailable(f"{story} within {timeout:g} s; it may have been carried out all the same")
     return VaultUnavailable(f"{story}: {_reason(causes)}", created_nothing=nothing)
+
+
+def is_tls(cause: Exception) -> bool:
+    """
+    Return whether a request failed for reasons of TLS.
+    """
+    return any(isinstance(each, ssl.SSLError) for each in _chain(cause))
+
+
+def _no_tunnel(cause: BaseException) -> bool:
+    return isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed")
 
 
 def _chain(cause: BaseException) -> Iterator[BaseException]:
@@ -234,6 +262,10 @@ def _reason(causes: Sequence[BaseException]) -> str:
         if isinstance(each, socket.gaierror):
             return "its name is not known (DNS)"
     for each in causes:
+        if _no_tunnel(each):
+            return f"the proxy refused ({fold(each)}); see proxy (VAULT_PROXY_ADDR, HTTPS_PROXY)"
+        if isinstance(each, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (each.reason or ""):
+            return "it demands a client certificate; name one in cert (VAULT_CLIENT_CERT, VAULT_CLIENT_KEY)"
         if isinstance(each, ssl.SSLError):  # its errno is none
             return f"TLS failed ({each.reason or type(each).__name__})"
     for each in causes:

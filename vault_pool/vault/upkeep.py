@@ -27,6 +27,7 @@ class Upkeep:
         self._runtime: Any = None
         self._handle: Any = None
         self._listeners: list[Callable[[], None]] = []
+        self._deserted = False
 
     def attach(self, runtime: Any, wake: Callable[[], None]) -> None:
         """
@@ -34,21 +35,22 @@ class Upkeep:
         """
         with self._lock:
             self._listeners.append(wake)
+            self._deserted = False
             if self._runtime is None:
                 self._runtime = runtime
         self.arm()
 
-    def detach(self, wake: Callable[[], None]) -> bool:
+    def detach(self, wake: Callable[[], None], last: Callable[[], None]) -> None:
         """
-        Forget *wake*; tell whether it was the last, with which everything ends.
+        Forget *wake*; if it was the last, everything ends, and *last* is called before anybody can attach again.
         """
         with self._lock:
             if wake in self._listeners:
                 self._listeners.remove(wake)
-            if self._listeners:
-                return False
-            self.stop()
-            return True
+            if not self._listeners:
+                self.stop()
+                self._deserted = True
+                last()
 
     def stop(self) -> None:
         """
@@ -59,6 +61,13 @@ class Upkeep:
                 self._handle.cancel()
             self._runtime = self._handle = None
             self._listeners = []
+            self._deserted = False
+
+    def is_deserted(self) -> bool:
+        """
+        Whether the last one has left, and nobody came since.
+        """
+        return self._deserted
 
     def arm(self) -> None:
         """

@@ -29,6 +29,8 @@ class FakeVault:
     def __init__(self, now, *, ttl=60, max_ttl=3600, uses=0, renewable=True, lease=3600):
         self.now, self.ttl, self.max_ttl, self.uses = now, ttl, max_ttl, uses
         self.renewable, self.lease = renewable, lease
+        self.lease_renewable = True
+        self.lease_ends = {}
         self.tokens, self.leases = {}, {}
         self.logins = []
         self.refuse_logins = None
@@ -102,18 +104,27 @@ class FakeVault:
             return 400, {}, {"errors": [text]}
         lease = f"{request.path}/{next(self._numbers)}"
         self.leases[lease] = token
+        self.lease_ends[lease] = self.now() + self.lease
         data = {"username": f"v-{lease[-1]}", "password": "p4ss-of-the-fake"}
-        return 200, {}, {"lease_id": lease, "lease_duration": self.lease, "renewable": True, "data": data}
+        terms = {"lease_id": lease, "lease_duration": self.lease, "renewable": self.lease_renewable}
+        return 200, {}, {**terms, "data": data}
 
     def _renew(self, request, token, known):
         lease = request.body["lease_id"]
         if lease not in self.living_leases:
             return 400, {}, {"errors": ["lease not found"]}
+        self.lease_ends[lease] = self.now() + request.body["increment"]
         return (
             200,
             {},
             {"lease_id": lease, "lease_duration": request.body["increment"], "renewable": True, "data": None},
         )
+
+    def _lookup(self, request, token, known):
+        lease = request.body["lease_id"]
+        if lease not in self.living_leases:
+            return 400, {}, {"errors": ["invalid lease"]}
+        return 200, {}, {"data": {"id": lease, "ttl": int(self.lease_ends[lease] - self.now()), "renewable": True}}
 
     def _revoke(self, request, token, known):
         self.leases.pop(request.body["lease_id"], None)

@@ -16,7 +16,7 @@ from tests.unit.vault.fake_http import serve
 from tests.unit.vault.fake_vault import BY_POLICY
 from vault_pool.core.lease import Lease
 from vault_pool.errors import ConfigurationError, LeaseLost, VaultRefused, VaultUnavailable
-from vault_pool.vault import client, environment
+from vault_pool.vault import environment, notices
 from vault_pool.vault.auth import AppRole, Token
 from vault_pool.vault.client import Vault
 from vault_pool.vault.instant import instant
@@ -24,14 +24,16 @@ from vault_pool.vault.limiter import RateLimiter
 
 
 @pytest.fixture(autouse=True)
-def no_settings(monkeypatch):
-    """No variable of Vault's own is set, and nothing was warned of yet."""
+def no_settings(monkeypatch, tmp_path):
+    """No variable of Vault's own is set, nobody has logged in by hand, and nothing was warned of yet."""
     import os
+
+    monkeypatch.setenv("HOME", str(tmp_path))
 
     for name in list(os.environ):
         if name.startswith(("VAULT_", "BAO_")) and not name.startswith("VAULT_POOL_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(client, "_warned", set())
+    monkeypatch.setattr(notices, "_said", set())
 
 
 def test_importing_is_cheap():
@@ -45,7 +47,10 @@ def test_importing_is_cheap():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("address", ["", "vault:8200", "ftp://vault", "https://", "https://vault:x", "unix:///s", None])
+@pytest.mark.parametrize(
+    "address",
+    ["", "vault:8200", "ftp://vault", "https://", "https://vault:x", "unix://s", "unix:///", None, [], [None]],
+)
 def test_an_address_that_cannot_be_is_refused(address):
     """The error names the setting."""
     with pytest.raises(ConfigurationError, match="VAULT_ADDR"):
@@ -90,7 +95,7 @@ def test_the_environment_is_read_when_the_object_is_made(monkeypatch):
     endpoint = vault._endpoint
     assert (endpoint.address, endpoint.namespace, endpoint.verify) == ("https://vault:8200", "team", "/ca.pem")
     assert (endpoint.timeout, endpoint.cert) == (90.0, ("/c.pem", "/k.pem"))
-    assert vault._auth.ours is False
+    assert isinstance(vault._auth, Token)
 
 
 def test_an_empty_bao_variable_wins(monkeypatch):
@@ -150,8 +155,10 @@ def test_a_login_by_environment(monkeypatch, tmp_path):
     with pytest.raises(ConfigurationError, match="VAULT_TOKEN"):
         Token.from_env()
     monkeypatch.setenv("VAULT_ROLE_ID", "r")
+    with pytest.raises(ConfigurationError, match="VAULT_SECRET_ID_FILE"):
+        AppRole.from_env()
     monkeypatch.setenv("VAULT_SECRET_ID_FILE", str(tmp_path / "s"))
-    assert AppRole.from_env()._file == tmp_path / "s"
+    assert AppRole.from_env()._secret_id.may_change
 
 
 def test_every_request_carries_the_headers(world):
@@ -179,7 +186,6 @@ def tls_server():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.certificate_file, certificate.key_file)
     with serve(lambda _: (200, {}, {"sealed": False}), tls=context) as fake:
-        fake.address = fake.address.replace("http://", "https://")
         yield fake, certificate
     certificate.close()
 
@@ -382,8 +388,35 @@ def test_a_cached_credential_is_counted_from_when_it_was_issued(world):
     """A caching proxy adds an Age: that part of the lease has passed."""
     here = world()
     body = {"lease_id": "x", "lease_duration": 60, "renewable": True, "data": {"username": "u", "password": "p"}}
-    here.fake.before = lambda request: (200, {"Age": "20", "X-Cache": "HIT"}, body) if "creds" in request.path else None
+    here.fake.before = lambda request: (200, {"Age": "20"}, body) if "creds" in request.path else None
     assert here.read().lease.duration == 40
+
+
+def test_a_credential_that_a_cache_repeats_is_looked_up(world):
+    """A cache that was asked for a fresh one and hits is not believed: Vault says what is left of it, if anything."""
+    here = world()
+    body = {"lease_id": "x", "lease_duration": 60, "renewable": True, "data": {"username": "u", "password": "p"}}
+    hit = (200, {"Age": "20", "X-Cache": "HIT"}, body)
+    here.fake.before = by_path(app=hit, lookup=lookup(25))
+    assert here.read().lease.duration == 25
+    here.fake.before = by_path(app=hit, lookup=(400, {}, {"errors": ["invalid lease"]}))
+    with pytest.raises(VaultUnavailable, match="cache"):
+        here.read()
+
+
+def test_caches_are_asked_for_fresh_credentials_only(world):
+    """Each read of a credential is unlike any other; renewals are alike, so that an agent keeps one of them."""
+    here = world()
+    lease = lease_of(here)
+    here.read()
+    for _ in range(2):
+        here.role.renew(lease, here.runtime.clock.now())
+    marks = {
+        path: [request.headers.get("X-Request-Id") for request in here.http.seen if request.path.endswith(path)]
+        for path in ("creds/app", "renew")
+    }
+    assert len(set(marks["creds/app"])) == 2
+    assert marks["renew"] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,11 @@ CASES = [
     (CREDS, 503, None, VaultUnavailable, True, False, "503"),
     (CREDS, 429, 'request path "x": rate limit quota exceeded', VaultUnavailable, True, True, "quota"),
     (CREDS, 412, "required index state not present", VaultUnavailable, True, True, "index state"),
-    (CREDS, 473, "", VaultRefused, False, False, "473"),
-    (CREDS, 307, None, VaultUnavailable, True, True, "redirected"),
+    (CREDS, 472, None, VaultUnavailable, True, True, "472"),
+    (CREDS, 473, "", VaultUnavailable, True, True, "473"),
+    (CREDS, 530, "", VaultUnavailable, True, True, "530"),
+    (SELF, 500, one("failed to renew entry: client identity during renewal not matching client identity used during "
+     "login"), VaultRefused, False, False, "identity"),
     (CREDS, 400, "Secret cannot be returned; token had one use left, so leased credentials were immediately revoked.",
      VaultDenied, False, True, "no uses left"),
     (RENEW, 400, "lease not found", LeaseLost, False, False, "lease not found"),
@@ -85,9 +88,25 @@ def test_a_refusal_becomes_what_is_to_be_done(request_, status, text, kind, retr
     assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize(("header", "pause"), [({"retry-after": "7"}, 7.0), ({"retry-after": "0"}, 0.0), ({}, 1.0)])
+NOON, LATER = "Mon, 21 Sep 2026 12:00:00 GMT", "Mon, 21 Sep 2026 12:01:30 GMT"
+
+
+@pytest.mark.parametrize(
+    ("header", "pause"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0"}, 0.0),
+        ({}, 1.0),
+        ({"retry-after": "soon"}, 1.0),
+        ({"retry-after": "-5"}, 1.0),
+        ({"retry-after": "86400"}, 600.0),
+        ({"retry-after": LATER, "date": NOON}, 90.0),
+        ({"retry-after": NOON, "date": LATER}, 0.0),
+        ({"retry-after": LATER}, 1.0),
+    ],
+)
 def test_a_quota_says_when_to_come_back(header, pause):
-    """Retry-After is kept; without it a second is a fair guess."""
+    """Retry-After is kept, as seconds or as a date by the server's clock, ten minutes at most; else it is a second."""
     error = refusal(*CREDS, 429, ["quota exceeded"], header)
     assert error.retry_after == pause
 
