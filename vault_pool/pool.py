@@ -7,13 +7,15 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import math
+import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
@@ -24,26 +26,27 @@ from vault_pool.core.policy import RenewalPolicy
 from vault_pool.errors import (
     ConfigurationError,
     PoolClosed,
+    PoolError,
     PoolTimeout,
     VaultError,
 )
 from vault_pool.events import Event
-from vault_pool.runtime import scheduler
+from vault_pool.runtime import forking, scheduler
 from vault_pool.runtime.hot_swap import HotSwapPool
+from vault_pool.runtime.hot_swap.doubt import Sign
 from vault_pool.runtime.hot_swap.holder import positive
-from vault_pool.runtime.tenant import Tenant
+from vault_pool.runtime.tenant import Outage, Tenant
+from vault_pool.runtime.transaction import Transaction
 from vault_pool.runtime.watcher import Watcher, forget, watcher_of
 from vault_pool.sources.base import Source
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+T = TypeVar("T")
+
 logger = logging.getLogger("vault_pool.pool")
 
-#: For how long a new credential is tried, in seconds: a replica may learn of the role a moment later.
-PROOF_TIMEOUT = 5.0
-#: How long the rest of a generation may take to open, in seconds, once its credential is proven.
-OPENING_TIMEOUT = 10.0
 #: The least time, in seconds, that ``close()`` leaves Vault for ending the leases.
 REVOKING_TIMEOUT = 5.0
 
@@ -79,8 +82,11 @@ class VaultPool(HotSwapPool[CT]):
 
     *conninfo* and *kwargs* say where the database is, and hold no user and no password. *overlap* is the number of
     connections beyond *max_size* that a rotation may use, *retire_timeout* the seconds that old connections should
-    have for coming back. *policy* holds the timing rules of the lease, *on_event* is called with each `Event`, on a
-    worker thread. All other arguments are psycopg_pool's, with the same meaning; `open` and `close` talk to Vault.
+    have for coming back. *lookup_interval* is the number of seconds (None: never) between two questions to Vault
+    whether the lease is still in force; a little less, so that processes spread. *on_lapse* says what becomes of open
+    sessions when the lease ends while Vault does not answer: `keep` them (nobody revokes them meanwhile), or `close`
+    them and have clients wait. *policy* holds the timing rules of the lease, *on_event* is called with each `Event`,
+    on a worker thread. All other arguments are psycopg_pool's, with the same meaning; `open` and `close` talk to Vault.
 
     The constructor does no I/O. Thread-safe, as `HotSwapPool` is.
     """
@@ -90,12 +96,14 @@ class VaultPool(HotSwapPool[CT]):
         conninfo: ConninfoParam = "",
         *,
         source: Source,
-        connection_class: type[CT] = cast("type[CT]", Connection),  # noqa: B008 - a type, not a call
+        connection_class: type[CT] = Connection,  # type: ignore[assignment] # by a cast, pyright would lose the default
         kwargs: KwargsParam | None = None,
         min_size: int = 4,
         max_size: int | None = None,
         overlap: int | None = None,
         retire_timeout: float = 30.0,
+        lookup_interval: float | None = 60.0,
+        on_lapse: Literal["keep", "close"] = "keep",
         policy: RenewalPolicy | None = None,
         on_event: Callable[[Event], None] | None = None,
         open: bool = False,  # noqa: A002 - psycopg_pool's name
@@ -133,14 +141,76 @@ class VaultPool(HotSwapPool[CT]):
         self._init_holder(retire_timeout)
         self._prepare(conninfo, connection_class, kwargs, overlap, options)
         self._name = name or f"vault_pool-{next(_numbers)}"
+        _named[self._name] = self
         self._reaper = self._new_reaper()
         self._source = source
         self._runtime = runtime or scheduler.shared
+        self._now = self._runtime.clock.now
         self._policy = policy or RenewalPolicy(retire_timeout=retire_timeout)
+        self._lookup_interval = math.inf if lookup_interval is None else positive("lookup_interval", lookup_interval)
         self._watcher: Watcher | None = None
-        self._tenant = Tenant(self, source.name, self._runtime, on_event)
+        self._tenant = Tenant(self, source.name, self._runtime, on_event, _outage(on_lapse))
+
+    # --- Settings ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], prefix: str = "", **arguments: Any) -> Self:
+        """
+        Make a pool by the settings in *config*: all keys, or those that begin with *prefix*, in any case.
+
+        ``python -m vault_pool.settings`` prints the table of settings. *arguments* are further ones of the
+        constructor, and go before *config*. Pools with the same settings of Vault share a `Vault` in this process, and
+        so its token; those that have the same source as well share its lease, and rotate together.
+
+        Raises `ConfigurationError`, which names the key; no value that may be a secret is in it. No I/O but imports.
+        """
+        from vault_pool.settings.making import pool  # noqa: PLC0415 - a pool that is made in code needs no table
+
+        made = pool(cls, config, prefix, arguments, strict=True)
+        del config, arguments
+        if isinstance(made, str):
+            raise ConfigurationError(made)
+        return made
+
+    @classmethod
+    def from_env(cls, prefix: str = "VAULT_POOL_", **arguments: Any) -> Self:
+        """
+        Do the same as `from_config` by the environment: *prefix* and the name of the setting, in capitals.
+
+        An empty variable counts as none, and one that is no setting is an error if it looks like a mistyped one.
+        """
+        from vault_pool.settings.making import pool  # noqa: PLC0415 - as above
+
+        given = {key: text for key, text in os.environ.items() if text.strip()}
+        made = pool(cls, given, prefix, arguments, strict=False)
+        del given, arguments
+        if isinstance(made, str):
+            raise ConfigurationError(made)
+        return made
+
+    @classmethod
+    def find(cls, name: str) -> VaultPool[Any] | None:
+        """
+        Return the pool that was given this *name* last and is not closed, be it open yet or not; None if there is none.
+        """
+        pool = _named.get(name)
+        return None if pool is None or pool._closed else pool
 
     # --- Life --------------------------------------------------------------------------------------------
+
+    def start_over(self) -> None:
+        """
+        Have no lease, in a child of fork; called there by itself. What was open gets its own at the first use.
+        """
+        self._inherited = self._inherited or self._watcher is not None
+        self._watcher = None
+        self._tenant.start_over()
+        _open_pools.discard(self)
+        super().start_over()
+
+    def _open_inherited(self) -> None:
+        if self._inherited:
+            self.open(wait=False)
 
     def __enter__(self) -> Self:
         self.open()
@@ -154,12 +224,14 @@ class VaultPool(HotSwapPool[CT]):
         raised at once (`VaultError`, `PoolError`), and nothing is left behind: `open` may be called again.
         With ``wait=False`` the attempts go on in the background, and checkouts wait for them.
         """
+        forking.settle()
         with self._lock:
             if self._closed:
                 raise PoolClosed("pool has already been opened/closed and cannot be reused")
             if self._watcher is None:
                 self._tenant.last_error = None
-                self._watcher = watcher_of(self._source, self._policy, self._runtime)
+                self._watcher = watcher_of(self._source, self._policy, self._runtime, self._lookup_interval)
+                self._tenant.watcher = self._watcher
                 _open_pools.add(self)
                 opening = self._watcher
             else:
@@ -191,10 +263,11 @@ class VaultPool(HotSwapPool[CT]):
 
         Who still holds a connection then is named in the log. Vault gets a few seconds more for revoking.
         """
+        forking.settle()
         with self._lock:
             if self._closed:
                 return
-            self._closed = self._watcher is not None
+            self._closed = self._watcher is not None or self._inherited
             self._changed.notify_all()
         self._stop(timeout)
 
@@ -204,7 +277,7 @@ class VaultPool(HotSwapPool[CT]):
         """
         deadline = monotonic() + timeout
         with self._lock:
-            watcher, self._watcher = self._watcher, None
+            watcher, self._watcher, self._tenant.watcher = self._watcher, None, None
             _open_pools.discard(self)
             self._changed.notify_all()
         self._vacate()
@@ -221,15 +294,44 @@ class VaultPool(HotSwapPool[CT]):
         """
         Whether the pool is closed, or not open yet.
         """
-        return self._closed or self._watcher is None
+        return self._closed or (self._watcher is None and not self._inherited)
 
     def __del__(self) -> None:
-        if self.__dict__.get("_watcher") is None:
+        # A child that no hook of fork has seen may still believe that the parent's lease is its own.
+        if self.__dict__.get("_watcher") is None or not forking.here():
             return
         # Finalizers run wherever the collector does, locks held or not: closing is for a thread of its own,
         # which the interpreter waits for when it exits.
         threading.Thread(target=self.close, name=f"{self._name}-close").start()
-        warnings.warn(f"{self!r} was not closed: use `with`, or call close()", ResourceWarning, stacklevel=2)
+        if not self._inherited:
+            warnings.warn(f"{self!r} was not closed: use `with`, or call close()", ResourceWarning, stacklevel=2)
+
+    # --- Transactions --------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        fn: Callable[[CT], T],
+        *,
+        attempts: int = 3,
+        timeout: float | None = None,
+        retry_serialization: bool = False,
+        retry_unknown_commit: bool = False,
+    ) -> T:
+        """
+        Run *fn* with a connection, in a transaction, and return what it returns; run it again where that is safe.
+
+        It is run again, on the successor, when its credential was revoked or its session was lost before COMMIT was
+        sent; with *retry_serialization* also after a serialization failure or a deadlock, with *retry_unknown_commit*
+        also when the session was lost while COMMIT was on its way, so that it may have taken effect. It is not run
+        again after anything else: what a constraint refused would be refused again. There are at most *attempts*
+        attempts, all within *timeout* seconds (None: each checkout has the pool's); then the last error is raised.
+
+        *fn* must therefore be idempotent in what it does outside of the database (mail, files, other services), must
+        neither commit nor roll back by itself (psycopg forbids that inside of `Connection.transaction`), and must not
+        keep the connection. Thread-safe.
+        """
+        transaction = Transaction(self, fn, serialization=retry_serialization, unknown=retry_unknown_commit)
+        return transaction.run(attempts, timeout)
 
     # --- Rotation ----------------------------------------------------------------------------------------
 
@@ -240,6 +342,8 @@ class VaultPool(HotSwapPool[CT]):
         Raises what was in the way, or `PoolTimeout` after *timeout* seconds (None: the pool's own); the current
         generation serves on then, and the attempts go on.
         """
+        forking.settle()
+        self._open_inherited()
         tenant = self._tenant
         with self._changed:
             watcher, number, tenant.last_attempt = self._watcher, tenant.number, None
@@ -258,10 +362,25 @@ class VaultPool(HotSwapPool[CT]):
             raise PoolTimeout(f"no successor from {self._source.name} after {whole:.2f} sec")
         raise error.with_traceback(None) from None
 
+    def report_lost(self, conn: CT | None = None) -> None:
+        """
+        Tell the pool that the credential of *conn* (default: the current one) is lost, or of no use any more.
+
+        For what the pool cannot see, an error of a pooler in between, for example. Sessions are asked before they are
+        lent; one that confirms it has the generation retired at once, and its clients wait for the successor. If none
+        does, a successor is fetched while the current generation serves on; reports that follow each other closely
+        fetch none. Nothing if that generation is retired already. Thread-safe; no I/O.
+        """
+        generation = self._current if conn is None else getattr(conn, "_generation", None)
+        if generation is not None:
+            generation.suspect()
+            self._tenant.suspect(generation, Sign.REPORT)
+
     def status(self) -> PoolStatus:
         """
         Return what is known of the pool now. No I/O.
         """
+        forking.settle()
         with self._lock:
             watcher, current, closed, error = self._watcher, self._current, self.closed, self._tenant.last_error
         state = watcher.state if watcher is not None else None
@@ -283,9 +402,14 @@ class VaultPool(HotSwapPool[CT]):
         )
 
     def _trouble(self) -> BaseException | None:
-        current = self._current
+        current, error = self._current, self._tenant.last_error
+        if current is not None and current.lapsed:
+            why = error or "Vault does not answer"
+            reason = PoolError(f"the lease has ended, and there is no successor yet: {why}")
+            reason.__cause__ = error
+            return reason
         refused = current.last_error if current is not None else None
-        return refused or self._tenant.last_error
+        return refused or error
 
 
 def _check(conninfo: ConninfoParam, kwargs: KwargsParam | None, min_size: int, max_size: int | None) -> None:
@@ -316,6 +440,12 @@ def _check(conninfo: ConninfoParam, kwargs: KwargsParam | None, min_size: int, m
         )
 
 
+def _outage(on_lapse: str) -> Outage:
+    if on_lapse not in ("keep", "close"):
+        raise ConfigurationError(f"on_lapse must be 'keep' or 'close', not {on_lapse!r}")
+    return Outage(keep=on_lapse == "keep")
+
+
 def _no_credential(setting: str, given: dict[str, Any]) -> None:
     found = [key for key in ("user", "password", "passfile") if given.get(key)]
     if found:
@@ -330,13 +460,16 @@ def _hopeless(error: Exception | None) -> bool:
 
 _numbers = itertools.count(1)
 _open_pools: weakref.WeakSet[VaultPool[Any]] = weakref.WeakSet()
+_named: weakref.WeakValueDictionary[str, VaultPool[Any]] = weakref.WeakValueDictionary()
 
 
 @atexit.register
 def _close_forgotten() -> None:
+    forking.settle()
     forgotten = list(_open_pools)
     for pool in forgotten:
         pool.close()
-    for pool in forgotten:
+    # A pool that was inherited by fork opened by itself: nobody could know that it had to be closed.
+    for pool in [pool for pool in forgotten if not pool._inherited]:
         # Only now: where warnings are errors, the first one ends this.
         warnings.warn(f"{pool!r} was not closed: use `with`, or call close()", ResourceWarning, stacklevel=1)

@@ -12,50 +12,11 @@ import psycopg
 import pytest
 
 from tests.load import Load
+from tests.role_source import RoleSource
 from vault_pool import RenewalPolicy, VaultPool
-from vault_pool.core.lease import Credential, Lease, Owner
-from vault_pool.errors import VaultUnavailable
-from vault_pool.sources.base import Issued
 
 #: How many times the bounded number of rotations: for a longer run by hand.
 SCALE = float(os.environ.get("VAULT_POOL_TEST_SCALE", "1"))
-
-
-class RoleSource:
-    """A source that creates a role for each read, and drops it as Vault's default revocation does."""
-
-    name = "roles"
-    lane = "roles"
-
-    def __init__(self, database):
-        self.database = database
-        self.live = {}
-        self.dropped = []
-
-    def read(self, now):
-        login = self.database.create_login()
-        self.live[login.user] = login
-        return Issued(credential=Credential(*login), lease=Lease.issued(login.user, 3600.0, now))
-
-    def renew(self, lease, now):
-        return lease.renewed(lease.increment, now)
-
-    def revoke(self, lease):
-        try:
-            self.database.drop_role(lease.lease_id)
-        except psycopg.Error as error:
-            raise VaultUnavailable(str(error)) from None
-        self.live.pop(lease.lease_id, None)
-        self.dropped.append(lease.lease_id)
-
-    def owner(self, lease):
-        return Owner()
-
-    def attach(self, runtime, wake):
-        pass
-
-    def detach(self, wake):
-        pass
 
 
 @pytest.fixture

@@ -299,8 +299,10 @@ def _lost(state: LeaseState, now: float) -> LeaseState:
     # A read on its way brings the successor. A renewal on its way has no meaning left, and may hang for long.
     sent_at = state.sent_at if state.reading else None
     vacant = replace(state, phase=Phase.VACANT, lease=None, owner=Owner(), sent_at=sent_at)
-    # Only a credential that served is news. Hearing it again must not cut the pause after a failed read short.
-    return replace(vacant, due=now, failures=0) if state.serving else vacant
+    # Only a credential that served is news (one that has lapsed still does: whoever dropped its role is back, and the
+    # pause after a failed read is over). Hearing it again must not cut that pause short.
+    served = state.serving or state.phase is Phase.LAPSED
+    return replace(vacant, due=now, failures=0) if served else vacant
 
 
 # --- The allowance -----------------------------------------------------------------------------------------

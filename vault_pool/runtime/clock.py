@@ -4,7 +4,9 @@ The clock that leases are measured by.
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -27,10 +29,9 @@ class SystemClock:
     (clock_gettime(2)), CLOCK_BOOTTIME does not.
     """
 
-    _clock_id = getattr(time, "CLOCK_BOOTTIME", None)
-
-    def now(self) -> float:
-        """
-        Return the present instant.
-        """
-        return time.monotonic() if self._clock_id is None else time.clock_gettime(self._clock_id)
+    def __init__(self) -> None:
+        clock_id = getattr(time, "CLOCK_BOOTTIME", None)
+        # No method in between: each checkout asks.
+        self.now: Callable[[], float] = (
+            time.monotonic if clock_id is None else functools.partial(time.clock_gettime, clock_id)
+        )

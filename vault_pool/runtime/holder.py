@@ -15,7 +15,7 @@ class Holder(Protocol):
     """
     A pool that lives by the credentials of a source.
 
-    Only `prepare` and `discard` may block. The others are called with the watcher's lock held, and must call
+    Only `prepare`, `discard` and `inquire` may block. The others are called with the watcher's lock held, and must call
     neither the watcher nor the application.
     """
 
@@ -42,9 +42,30 @@ class Holder(Protocol):
         *on_finished* is called once the last connection of the generation before is closed; at once if there was none.
         """
 
+    def inquire(self) -> None:
+        """
+        Ask an idle session, if there is one, whether its role still exists.
+        """
+
+    @property
+    def closed(self) -> bool:
+        """
+        Whether it needs no credentials any more.
+        """
+
     def vacate(self) -> None:
         """
-        Retire the current generation without a successor: clients wait.
+        Retire the current generation, whose credential is lost, without a successor: clients wait.
+        """
+
+    def expect(self, deadline: float) -> None:
+        """
+        Take note of the instant at which the credential in force ends, as far as is known.
+        """
+
+    def lapse(self, term: float) -> None:
+        """
+        Take note that the lease, which was granted for *term* seconds, has ended without a successor.
         """
 
     def report(self, error: Exception | None, *, attempt: bool = False) -> None:

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 
+from vault_pool.runtime import forking
 from vault_pool.runtime.clock import Clock, SystemClock
 
 logger = logging.getLogger("vault_pool.scheduler")
@@ -70,6 +71,15 @@ class Scheduler:
         self._heap: list[tuple[float, int, Handle]] = []
         self._order = itertools.count()
         self._stopped = False
+        forking.watch(self)
+
+    def start_over(self) -> None:
+        """
+        Make no more calls: in a child of fork, they are the parent's.
+        """
+        forking.renew(self._wakeup)
+        self._heap.clear()
+        self._stopped = True
 
     def call_at(self, when: float, fn: Callable[[], None]) -> Handle:
         """
@@ -139,6 +149,17 @@ class Workers:
         self._threads: set[threading.Thread] = set()
         self._numbers = itertools.count(1)
         self._stopped = False
+        forking.watch(self)
+
+    def start_over(self) -> None:
+        """
+        Run no more jobs: in a child of fork, they are the parent's. One that forked ends with what it does.
+        """
+        forking.renew(self._changed)
+        self._jobs.clear()
+        self._threads.clear()
+        self._idle = 0
+        self._stopped = True
 
     def submit(self, lane: Hashable, fn: Callable[[], None]) -> None:
         """
@@ -228,11 +249,22 @@ class Runtime:
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
+        self._begin()
+        forking.watch(self)
+
+    def _begin(self) -> None:
         self._users = 0
         self._scheduler = Scheduler(self.clock)
         self._workers = Workers()
         self._thread: threading.Thread | None = None
         self._random = random.Random()  # noqa: S311 - jitter, not cryptography
+
+    def start_over(self) -> None:
+        """
+        Be without users, in a child of fork: its own will come. Chance begins anew, or all children would agree.
+        """
+        forking.renew(self._lock)
+        self._begin()
 
     def acquire(self) -> None:
         """

@@ -18,10 +18,13 @@ from vault_pool.core.lease import Credential, Lease
 from vault_pool.core.machine import LeaseState
 from vault_pool.core.policy import RenewalPolicy
 from vault_pool.errors import LeaseLost, VaultPoolError
+from vault_pool.runtime import forking
 from vault_pool.runtime.chronicle import Chronicle
 from vault_pool.runtime.endings import Ending, Endings, Job, failed
 from vault_pool.runtime.holder import Holder
+from vault_pool.runtime.hot_swap.doubt import Sign
 from vault_pool.runtime.scheduler import Handle, Runtime
+from vault_pool.runtime.signals import Inquiries
 from vault_pool.sources.base import Issued, Source
 
 logger = logging.getLogger("vault_pool.watcher")
@@ -37,7 +40,9 @@ class Watcher:
     to a lease which is no longer current is dropped.
     """
 
-    def __init__(self, source: Source, policy: RenewalPolicy, runtime: Runtime) -> None:
+    def __init__(
+        self, source: Source, policy: RenewalPolicy, runtime: Runtime, lookup_interval: float = math.inf
+    ) -> None:
         self.source = source
         self.policy = policy
         self._runtime = runtime
@@ -50,9 +55,18 @@ class Watcher:
         self._served: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._chronicle = Chronicle(source.name, runtime.clock.now, self._tell)
         self._endings = Endings(self, runtime, self._lock, self._tell)
+        self._inquiries = Inquiries(self, runtime.random, lookup_interval)
         self._handle: Handle | None = None
         self._running = False
         self._stopping = False
+        forking.watch(self)
+
+    def start_over(self) -> None:
+        """
+        Watch nothing any more: in a child of fork, the lease is the parent's.
+        """
+        forking.renew(self._changed)
+        self._running = False
 
     def __repr__(self) -> str:
         return f"<Watcher of {self.source.name!r}: {self._state.phase.value}>"
@@ -181,6 +195,7 @@ class Watcher:
             until = self._endings.step(now, requests)
             if not self._stopping:
                 until = min(until, self._step_current(now, requests))
+                until = min(until, self._look_around(now, requests, proofs))
                 self._join(proofs)
             self._changed.notify_all()
             if self._handle is not None:
@@ -209,10 +224,26 @@ class Watcher:
             action = machine.decide(self._state, now, self.policy)
         return action.until if isinstance(action, machine.Wait) else now
 
+    def _look_around(self, now: float, requests: list[Job], proofs: list[tuple[Hashable, Job]]) -> float:
+        """
+        Tell the holders until when the lease is good, and inquire whether it is, where that is due.
+        """
+        deadline = self._state.deadline if self._state.serving else math.inf
+        asked = len(requests)
+        until = self._inquiries.step(self._state.lease, now, requests)
+        for holder in self._alive():
+            holder.expect(deadline)
+            if len(requests) > asked:
+                proofs.append((holder.lane, holder.inquire))
+        return until
+
     def _lapsed(self, now: float) -> None:
-        name = _name(self._state)
+        lease = self._state.lease
+        assert lease is not None
         self._state = machine.advance(self._state, machine.Lapsed(), now, self.policy)
-        self._chronicle.lapsed(name)
+        self._chronicle.lapsed(lease.lease_id)
+        for holder in self._alive():
+            holder.lapse(lease.increment)
 
     def _vacate(self, lease: Lease, reason: str) -> None:
         """
@@ -229,7 +260,7 @@ class Watcher:
         Give the current credential to holders that came later. The caller holds the lock.
         """
         lease, credential = self._state.lease, self._credential
-        if lease is None or credential is None or self._state.sent_at is not None:
+        if lease is None or credential is None or not self._state.serving or self._state.sent_at is not None:
             return
         for holder in self._alive():
             if holder not in self._served:
@@ -345,7 +376,7 @@ class Watcher:
         try:
             renewed = self.source.renew(lease, self.now())
         except LeaseLost as error:
-            self._lost(lease, error)
+            self.lease_lost(lease, str(error))
             return
         except VaultPoolError as error:
             self._failed(error, lease)
@@ -372,13 +403,45 @@ class Watcher:
             self._endings.drained(ending)
         self.wake()
 
-    def _lost(self, lease: Lease, error: LeaseLost) -> None:
+    def lease_lost(self, lease: Lease, reason: str) -> None:
+        """
+        Take *lease* out of service, if it still is in service, and have a successor fetched.
+        """
         with self._lock:
             if not self._is_current(lease):
                 return
             self._state = machine.advance(self._state, machine.Lost(), self.now(), self.policy)
-            self._vacate(lease, str(error))
+            self._vacate(lease, reason)
         self.wake()
+
+    def lost(self, credential: Credential, reason: str) -> None:
+        """
+        Do the same for the lease of *credential*.
+        """
+        with self._lock:
+            lease = self._state.lease
+            if lease is not None and credential == self._credential:
+                self.lease_lost(lease, reason)
+
+    def suspect(self, credential: Credential, sign: Sign) -> None:
+        """
+        Inquire what became of *credential*, if it is in service and the last inquiry is long enough ago.
+        """
+        with self._lock:
+            lease = self._state.lease
+            if lease is None or credential != self._credential or self._stopping or not self._state.serving:
+                return
+            job = self._inquiries.suspect(lease, sign, self.now())
+        if job is not None:
+            self._runtime.submit(self.source.lane, job)
+
+    def want_successor(self, lease: Lease) -> None:
+        """
+        Have a successor of *lease* fetched, which serves until there is one.
+        """
+        with self._lock:
+            if self._is_current(lease):
+                self.rotate()
 
     def _failed(self, error: Exception, lease: Lease | None = None) -> None:
         """
@@ -415,19 +478,19 @@ def _name(state: LeaseState) -> str:
     return "none" if state.lease is None else state.lease.lease_id
 
 
-_watchers: dict[int, Watcher] = {}
-_watchers_lock = threading.Lock()
+_watchers: dict[int, Watcher] = forking.table()
+_watchers_lock = forking.lock()
 
 
-def watcher_of(source: Source, policy: RenewalPolicy, runtime: Runtime) -> Watcher:
+def watcher_of(source: Source, policy: RenewalPolicy, runtime: Runtime, lookup_interval: float = math.inf) -> Watcher:
     """
-    Return the watcher of *source*; pools on one source share it, and so one lease.
+    Return the watcher of *source*; pools on one source share it, and so one lease. The first one's settings hold.
     """
     with _watchers_lock:
         known = _watchers.get(id(source))
         if known is None:
             # It holds the source, so that no other can get its id while it is listed.
-            known = _watchers[id(source)] = Watcher(source, policy, runtime)
+            known = _watchers[id(source)] = Watcher(source, policy, runtime, lookup_interval)
         return known
 
 

@@ -538,8 +538,10 @@ def lost_is_read_anew_at_once(core: Any) -> None:
     for at in (100, 101, 102):
         life.fail(at)
     assert life.lose(102.5).wait(102.5) == near(104)
+    # Also after its end: whoever dropped the role is back.
     life = Machine(core).issue(10, renewable=False).lapse(10).fail(10).fail(11).lose(11.5)
-    assert life.wait(11.5) == near(12)
+    assert life.at(11.5) == "Read"
+    assert life.fail(11.5).fail(12).lose(12.5).wait(12.5) == near(13)
 
 
 @check

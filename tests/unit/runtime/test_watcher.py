@@ -68,8 +68,8 @@ class Pool:
     def __init__(self, name="pool"):
         self.lane = name
         self.installed, self.discarded, self.events, self.reports = [], [], [], []
-        self.finishers = []
-        self.vacated = 0
+        self.finishers, self.lapsed = [], []
+        self.vacated = self.inquiries = 0
         self.fault = None
         self.closed = False
 
@@ -94,6 +94,15 @@ class Pool:
 
     def vacate(self):
         self.vacated += 1
+
+    def inquire(self):
+        self.inquiries += 1
+
+    def lapse(self, term):
+        self.lapsed.append(term)
+
+    def expect(self, deadline):
+        self.deadline = deadline
 
     def report(self, error, *, attempt=False):
         self.reports.append(error)

@@ -10,16 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, cast
 
+import psycopg
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT, ConninfoParam, KwargsParam
 
 from vault_pool.core.lease import Credential
 from vault_pool.errors import LoginFailed, PoolClosed, fold
+from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.budget import Budget
 from vault_pool.runtime.hot_swap.generation import Generation, GenerationPool
-from vault_pool.runtime.hot_swap.tracking import tracked
+from vault_pool.runtime.hot_swap.tracking import dismiss, tracked
 
 _OWN_FIELDS = frozenset({"conninfo", "kwargs"})
 _DEFAULTS = {name: known.default for name, known in inspect.signature(ConnectionPool).parameters.items()}
@@ -35,9 +38,12 @@ class Connector(Generic[CT]):
     The credential is added here, so that it is in no pool's ``kwargs``.
     """
 
-    def __init__(self, connection_class: type[CT], credential: Credential | None) -> None:
+    def __init__(
+        self, connection_class: type[CT], credential: Credential | None, role: AssumedRole | None = None
+    ) -> None:
         self.connection_class = tracked(connection_class)
         self.credential = credential
+        self.role = role
         self.generation: Generation[CT] | None = None
 
     def connect(self, conninfo: str = "", **kwargs: Any) -> CT:
@@ -60,11 +66,39 @@ class Connector(Generic[CT]):
             return connect(conninfo, **kwargs)
         if "connect_timeout" not in kwargs and not _bounded(conninfo):
             kwargs["connect_timeout"] = CONNECT_TIMEOUT
+        if self.role is not None:
+            kwargs = self.role.given(conninfo, kwargs)
         try:
-            return connect(conninfo, **{**kwargs, "user": credential.user, "password": credential.password})
+            conn = connect(conninfo, **{**kwargs, "user": credential.user, "password": credential.password})
         except Exception as error:  # noqa: BLE001 - a connection class of the application may raise anything
             problem = fold(f"{type(error).__name__}: {error}".replace(credential.password, "***"))
-        raise LoginFailed(f"PostgreSQL refused the login of {credential.user!r}, or could not be reached: {problem}")
+            # libpq has sent it, because it was asked for it: who ends the attempt after that is no network.
+            refused = bool(getattr(getattr(error, "pgconn", None), "used_password", False))
+        else:
+            if self.role is not None and self.role.by_statement:
+                self.role.take(conn, credential.user)
+            return conn
+        raise LoginFailed(
+            f"PostgreSQL refused the login of {credential.user!r}, or could not be reached: {problem}", refused=refused
+        )
+
+    def make_first(self, conninfo: str, **kwargs: Any) -> CT:
+        """
+        Connect for the proof; find out why the role could not be taken on, and whether by a statement it can.
+
+        PostgreSQL tells the reason to its own log only; a pooler refuses the option before it asks for the password.
+        """
+        try:
+            return self.make(conninfo, **kwargs)
+        except LoginFailed as error:
+            role = self.role
+            if role is None or role.by_statement or not (error.refused or "startup parameter" in str(error)):
+                raise
+        plain = AssumedRole(role.name)
+        plain.by_statement = True
+        conn = Connector(self.connection_class, self.credential, plain).make(conninfo, **kwargs)
+        role.by_statement = True
+        return conn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +110,7 @@ class Blueprint(Generic[CT]):
     conninfo: ConninfoParam = ""
     connection_class: type[Any] = Connection
     kwargs: KwargsParam | None = None
+    role: AssumedRole | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def setting(self, name: str) -> Any:
@@ -107,15 +142,18 @@ class Blueprint(Generic[CT]):
         """
         Return a generation, whose pool is opened as *open* says to psycopg_pool: a successor is proven first.
         """
-        connector = Connector(self.connection_class, credential)
+        connector = Connector(self.connection_class, credential, self.role)
         options = {**self.options, "name": name or self.options.get("name")}
-        reset = self.options.get("reset")
+        configure, reset = self.options.get("configure"), self.options.get("reset")
         pool: GenerationPool[CT] = GenerationPool(
             self.conninfo, kwargs=self.kwargs, connection_class=cast("type[CT]", connector), open=False, **options
         )
         generation = Generation(pool, number, budget=budget)
         generation.credential = credential
+        generation.role = self.role
         pool.generation = connector.generation = generation
+        if configure is not None:
+            pool._configure = lambda conn: _configure(generation, conn, configure)
         if reset is not None:
             pool._reset = lambda conn: _reset(generation, conn, reset)
         if open is not False:
@@ -128,18 +166,34 @@ class Blueprint(Generic[CT]):
         """
         Return a function that connects as *credential*, for the proof.
         """
-        connector: Connector[CT] = Connector(self.connection_class, credential)
+        connector: Connector[CT] = Connector(self.connection_class, credential, self.role)
 
         def make() -> CT:
             conninfo = self.conninfo() if callable(self.conninfo) else self.conninfo
             kwargs = self.kwargs() if callable(self.kwargs) else self.kwargs
-            return connector.make(conninfo, **(kwargs or {}))
+            return connector.make_first(conninfo, **(kwargs or {}))
 
         return make
 
 
 def _bounded(conninfo: str) -> bool:
     return "connect_timeout" in conninfo_to_dict(conninfo) or "PGCONNECT_TIMEOUT" in os.environ
+
+
+def _configure(generation: Generation[CT], conn: CT, configure: Callable[[CT], None]) -> None:
+    """
+    Run the application's *configure*, and keep why it failed: psycopg_pool logs it, and tries again and again.
+    """
+    try:
+        configure(conn)
+        status = conn.pgconn.transaction_status
+        if status != TransactionStatus.IDLE:
+            name = TransactionStatus(status).name
+            raise psycopg.ProgrammingError(f"it left the connection in status {name}: it has to commit")
+    except Exception as error:
+        generation.not_configured(error)
+        dismiss(conn)
+        raise
 
 
 def _reset(generation: Generation[CT], conn: CT, reset: Callable[[CT], None]) -> None:

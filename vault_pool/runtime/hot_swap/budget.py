@@ -8,6 +8,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from vault_pool.runtime import forking
+
 if TYPE_CHECKING:
     from vault_pool.runtime.hot_swap.generation import Generation
 
@@ -21,7 +23,7 @@ PACE_BOUNDS = (0.01, 0.05)
 
 class Retired(BaseException):
     """
-    End what a pool worker does that waits for room in a generation which has been retired meanwhile.
+    End what a pool worker does that wants to connect in a generation which has no use for it, or no means, any more.
 
     No `Exception`: psycopg_pool would log a failed connection, and try again.
     """
@@ -43,6 +45,14 @@ class Budget:
         self.overlap = max(1, overlap)
         self.changed = threading.Condition(threading.Lock())
         self._generations: list[Generation[Any]] = []
+        forking.watch(self)
+
+    def start_over(self) -> None:
+        """
+        Forget the generations that were open: in a child of fork, they are the parent's.
+        """
+        forking.renew(self.changed)
+        self._generations = [generation for generation in self._generations if not generation.pool._opened]
 
     def add(self, generation: Generation[Any]) -> None:
         """
@@ -62,12 +72,12 @@ class Budget:
 
     def enter(self, generation: Generation[Any]) -> None:
         """
-        Wait for room for one more connection of *generation*; raise `Retired` when it is retired meanwhile.
+        Wait for room for one more connection of *generation*; raise `Retired` when it is retired meanwhile, or barred.
 
         Every `enter` that returns is followed by one `leave`.
         """
         with self.changed:
-            while not generation.retired:
+            while not (generation.retired or generation.barred):
                 opening = generation.opening
                 limit = self.max_size + (self.overlap if opening else 0)
                 pause = generation.paced_until - monotonic() if opening else 0.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic
 from psycopg_pool.abc import CT
 
 from vault_pool.errors import PoolClosed, PoolTimeout, TooManyRequests
+from vault_pool.runtime.forking import here, settle
 from vault_pool.runtime.hot_swap.tracking import take_back
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Checkout(Generic[CT]):
     def __enter__(self) -> CT:
         holder = self._holder
         began = monotonic()
+        if not here():
+            settle()
         # Without the lock, which guards the writing: to read one reference is atomic, and what was read may be retired
         # a moment later either way.
         generation = holder._current
@@ -47,6 +50,10 @@ class Checkout(Generic[CT]):
         else:
             try:
                 conn = generation.getconn(self._timeout)
+                # Asked now, with the connection in hand: what comes to light from here on was in flight.
+                if generation.doubt is not None or holder._now() > generation.good_until:
+                    whole = holder.timeout if self._timeout is None else self._timeout
+                    conn = generation.vouch(conn, began + whole)
             except NOT_SERVED as error:
                 conn, generation = holder._getconn_elsewhere(generation, error, self._timeout, began)
         self._conn = conn

@@ -4,6 +4,7 @@ A pool bound to exactly one credential, and an exact count of its connections.
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -18,8 +19,12 @@ from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT
 
 from vault_pool.core.lease import Credential
-from vault_pool.errors import LoginFailed, ProofFailed, fold
+from vault_pool.errors import ConfigurationError, LoginFailed, PoolClosed, ProofFailed, fold
+from vault_pool.runtime import forking
+from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.budget import Budget, Retired
+from vault_pool.runtime.hot_swap.doubt import Doubt, Sign, Verdict, Witness, examine
+from vault_pool.runtime.hot_swap.inheritance import disown, disown_pool
 from vault_pool.runtime.hot_swap.tracking import Loan, dismiss, take_back, track
 
 _BAD = int(ConnStatus.BAD)
@@ -33,7 +38,8 @@ class Generation(Generic[CT]):
     A pool, the number by which signals and logs know it, and the connections that it has open.
 
     Thread-safe: the registry is a dict of weak references, whose single operations are atomic; *retired*,
-    *opening*, *connecting* and *paced_until* are written under the budget's lock.
+    *opening*, *connecting* and *paced_until* are written under the budget's lock. *doubt* is one reference: it is read
+    when a connection has been obtained, so that whoever saw none obtained it before the reason for doubt was seen.
     """
 
     def __init__(self, pool: ConnectionPool[CT], number: int, *, budget: Budget | None = None) -> None:
@@ -44,8 +50,22 @@ class Generation(Generic[CT]):
         self.connecting = 0
         self.paced_until = 0.0
         self.credential: Credential | None = None
+        self.role: AssumedRole | None = None
         self.last_error: Exception | None = None
         self.on_finished: Callable[[Generation[CT]], None] | None = None
+        self.witness: Witness | None = None
+        self.doubt: Doubt | None = None
+        # The end of its lease, on the holder's clock.
+        self.good_until = math.inf
+        # Its role is gone, or its lease is over for good: what is still out at the retire deadline is ended.
+        self.revoked = False
+        # Its lease has ended and there is no successor: open sessions are worth more than fresh ones …
+        self.lapsed = False
+        # … of which there will be none: a login was refused since then.
+        self.barred = False
+        self.configuring_failed = False
+        # Logins that were refused in a row.
+        self.refusals = 0
         self.leftovers: list[CT] = []
         self._budget = budget
         # The application built the pool: its connections become known when the holder lends them.
@@ -63,6 +83,19 @@ class Generation(Generic[CT]):
         self._registry: dict[int, weakref.ref[CT]] = {}
         if budget is not None:
             budget.add(self)
+        forking.watch(self)
+
+    def start_over(self) -> None:
+        """
+        Leave the sessions to the parent, in a child of fork: also those that are out, or that nobody has seen yet.
+        """
+        for conn in [*(ref() for ref in self._registry.values()), *self.leftovers, *self._spares]:
+            if conn is not None:
+                disown(conn)
+        disown_pool(self.pool)
+        self.retired = self.pool._opened
+        self.connecting = 0
+        self.on_finished = None
 
     def register(self, conn: CT) -> None:
         """
@@ -79,7 +112,7 @@ class Generation(Generic[CT]):
         """
         # list() of a dict is one atomic step; iterating it while workers register is not.
         known = (ref() for ref in list(self._registry.values()))
-        return [conn for conn in known if conn is not None and not conn.closed]
+        return [conn for conn in known if not (conn is None or conn.closed or getattr(conn, "_ended", False))]
 
     def live(self) -> int:
         """
@@ -100,6 +133,97 @@ class Generation(Generic[CT]):
         if self._budget is not None:
             self._budget.notify()
 
+    # --- Doubt -------------------------------------------------------------------------------------------
+
+    def suspect(self) -> None:
+        """
+        Have sessions asked before they are lent, until one answers: a statement failed as those of a lost role do.
+        """
+        if self.witness is not None and not self.retired and (self.doubt is None or not self.doubt.lasting):
+            self.doubt = Doubt()
+
+    def vouch(self, conn: CT, deadline: float) -> CT:
+        """
+        Return *conn*, or another one obtained until *deadline*, whose session says that its role exists.
+
+        Raises `PoolClosed` when it says that it does not: the generation is retired then, and its clients go on.
+        """
+        witness = self.witness
+        while witness is not None:
+            doubt, verdict = self.doubt, Verdict.BROKEN
+            try:
+                verdict = examine(conn)
+            finally:
+                # Also when the client is interrupted: its place in the pool is not lost.
+                if verdict is Verdict.BROKEN:
+                    conn.pgconn.finish()
+                    self.putconn(conn)
+            if verdict is Verdict.ALIVE:
+                self._cleared(doubt, witness)
+                break
+            if verdict is Verdict.DEAD:
+                self._dead(conn, witness)
+                raise PoolClosed(f"the credential of pool {self.pool.name!r} was lost")
+            conn = self.getconn(deadline - monotonic())
+        return conn
+
+    def lapse(self) -> None:
+        """
+        Keep what is open: there will be no fresh sessions. Each is asked before it is lent, whatever it may have met.
+        """
+        self.lapsed = True
+        self.doubt = Doubt(lasting=True)
+        for conn in self.connections():
+            # When they come back, psycopg_pool would replace those that are past their max_lifetime.
+            conn._expire_at = math.inf
+
+    def look_at(self, conn: CT) -> bool:
+        """
+        Ask the session of *conn*, which comes back after a sign; return False where it is dead, and closed.
+        """
+        witness, conn._suspect = self.witness, False  # type: ignore[attr-defined]  # ours
+        if witness is None or self.retired:
+            return True
+        doubt = self.doubt
+        verdict = examine(conn)
+        if verdict is Verdict.DEAD:
+            self._dead(conn, witness)
+        elif verdict is Verdict.ALIVE:
+            self._cleared(doubt, witness)
+            witness.suspect(self, Sign.STATEMENT)
+        return verdict is not Verdict.DEAD
+
+    def _cleared(self, doubt: Doubt | None, witness: Witness) -> None:
+        if doubt is None:
+            witness.late(self)
+        elif not doubt.lasting and self.doubt is doubt:
+            # A newer reason may have come while the session answered: that one stays.
+            self.doubt = None
+
+    def _dead(self, conn: CT, witness: Witness) -> None:
+        # It stays in doubt: until the reaper comes, clients that queue may be handed connections that come back.
+        self.doubt = Doubt(lasting=True)
+        dismiss(conn)
+        witness.lost(self, "its role is gone from the database")
+
+    def inquire(self) -> None:
+        """
+        Ask an idle session, if there is one: of the loss of a role that nobody uses no statement tells.
+        """
+        pool = self.pool
+        with pool._lock:
+            conn = pool._pool.popleft() if pool._pool else None
+        if conn is None:
+            return
+        conn._pool = pool
+        verdict = examine(conn)
+        if verdict is Verdict.DEAD and self.witness is not None:
+            self._dead(conn, self.witness)
+            return
+        if verdict is not Verdict.ALIVE:
+            conn.pgconn.finish()
+        self.putconn(conn)
+
     # --- Opening -----------------------------------------------------------------------------------------
 
     def connect(self, make: Callable[[], CT]) -> CT:
@@ -119,38 +243,81 @@ class Generation(Generic[CT]):
         try:
             conn = make()
             self.last_error = None
+            self.refusals = 0
             track(conn, self)
             self.register(conn)
         except LoginFailed as error:
             self.last_error = error
+            if error.refused:
+                self._refused()
             raise
         finally:
+            forking.connected()
             budget.leave(self, monotonic() - began)
         return conn
 
+    def _refused(self) -> None:
+        """
+        Take note of a refused login: a sign that the role is gone, and after the end of the lease no surprise.
+        """
+        self.refusals += 1
+        self.barred = self.lapsed
+        self.suspect()
+        if self.witness is not None and not self.retired:
+            self.witness.suspect(self, Sign.REFUSAL if self.refusals == 1 else Sign.REFUSALS)
+
     def prove(self, make: Callable[[], CT], expected_user: str) -> None:
         """
-        Open the first connection and have it show that it is *expected_user*; the pool will adopt it.
+        Open the first connection and have it show that it is *expected_user*, and acts as the assumed role, if any.
 
-        Raises `LoginFailed` or `ProofFailed`. Only the thread that builds the generation calls this.
+        The pool will adopt it. Raises `LoginFailed`, `ProofFailed`, or `ConfigurationError` where the role may not be
+        assumed. Only the thread that builds the generation calls this.
         """
         conn = self._connect(make)
-        problem: str | None
         try:
-            with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
-                row = cursor.execute("SELECT current_user", prepare=False).fetchone()
-            conn.rollback()
-            problem = None if row == (expected_user,) else f"the session belongs to {row!r}, not to {expected_user!r}"
+            problem = self._not_proven(conn, expected_user)
         except psycopg.Error as error:
             problem = fold(error)
+        except BaseException:
+            dismiss(conn)
+            raise
         if problem is not None:
             dismiss(conn)
             raise ProofFailed(f"the new credential did not prove itself: {problem}")
         self._spares.append(conn)
 
-    def open(self, timeout: float) -> None:
+    def _not_proven(self, conn: CT, expected_user: str) -> str | None:
+        role = self.role
+        session, current = _identity(conn)
+        if role is not None and session == expected_user and current != role.name and not role.by_statement:
+            # The option was ignored on the way.
+            role.by_statement = True
+            role.take(conn, expected_user)
+            session, current = _identity(conn)
+        expected = expected_user if role is None else role.name
+        if (session, current) == (expected_user, expected):
+            return None
+        if session == expected_user:
+            hint = f"; if that is meant, set assume_role={current!r}" if role is None else ""
+            return f"the session acts as {current!r}, not as {expected!r}{hint}"
+        return f"the session belongs to {session!r}, not to {expected_user!r}"
+
+    def not_configured(self, error: Exception) -> None:
         """
-        Open the pool and wait up to *timeout* seconds for ``min_size`` connections, at least for one.
+        Keep why the application's ``configure`` failed.
+        """
+        text = f"the configure callback failed: {type(error).__name__}: {error}"
+        if self.credential is not None:
+            text = text.replace(self.credential.password, "***")
+        # What the database did to it may pass; anything else fails next time as well.
+        passing = isinstance(error, psycopg.OperationalError)
+        self.last_error = ProofFailed(fold(text)) if passing else ConfigurationError(fold(text))
+        self.configuring_failed = True
+        self.notify()
+
+    def open(self, timeout: float, enough: int | None = None) -> None:
+        """
+        Open the pool and wait up to *timeout* seconds for *enough* connections (``min_size``), at least for one.
 
         Raises `ProofFailed` when there is none in time; then the pool is closed.
         """
@@ -158,14 +325,17 @@ class Generation(Generic[CT]):
         deadline = monotonic() + timeout
         budget = self._budget
         assert budget is not None
-        while (available := self.pool.get_stats()["pool_available"]) < self.pool.min_size:
+        enough = self.pool.min_size if enough is None else min(enough, self.pool.min_size)
+        while (available := self.pool.get_stats()["pool_available"]) < enough:
             with budget.changed:
                 left = deadline - monotonic()
-                if left <= 0:
+                if left <= 0 or self.configuring_failed:
                     break
                 budget.changed.wait(min(left, 0.005))
         if available == 0 < self.pool.min_size:
             self.discard()
+            if self.configuring_failed and self.last_error is not None:
+                raise self.last_error
             reason = fold(self.last_error) if self.last_error else "see the log of psycopg.pool"
             raise ProofFailed(f"no connection of the new generation was ready after {timeout:g} s: {reason}")
 
@@ -214,6 +384,20 @@ class Generation(Generic[CT]):
             on_finished(self)
 
 
+def _identity(conn: Any) -> tuple[str | None, str | None]:
+    """
+    Return as whom the session of *conn* has logged in, and as whom it acts.
+    """
+    with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
+        row = cursor.execute("SELECT session_user, current_user", prepare=False).fetchone()
+    conn.rollback()
+    # psycopg leaves the text of a database in SQL_ASCII undecoded.
+    session, current = (
+        name.decode(errors="replace") if isinstance(name, bytes) else name for name in row or (None, None)
+    )
+    return session, current
+
+
 class GenerationPool(ConnectionPool[CT]):
     """
     psycopg_pool's pool, for one generation: it records loans and lets the reaper pace the closing.
@@ -246,6 +430,8 @@ class GenerationPool(ConnectionPool[CT]):
         """
         Return a connection whose loan has just been ended by the caller.
         """
+        if getattr(conn, "_suspect", False) and not self.generation.look_at(conn):
+            return
         if conn.pgconn.status == _BAD:
             _putconn(self, conn)
             # Nobody else has it: it leaves the pool's state for good, and frees its descriptor now.
@@ -254,6 +440,10 @@ class GenerationPool(ConnectionPool[CT]):
         if self._reset:
             self.generation.resetting[id(conn)] = conn
         _putconn(self, conn)
+
+    def _shrink_pool(self) -> None:
+        if not self.generation.lapsed:
+            super()._shrink_pool()
 
     def _add_connection(self, attempt: Any, growing: bool = False) -> None:
         # A retired generation needs no more connections, and nobody needs to hear of it.

@@ -7,15 +7,17 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, cast, overload
 
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
 
-from vault_pool.errors import ConfigurationError, PoolClosed, PoolTimeout, TooManyRequests
+from vault_pool.errors import ConfigurationError, PoolClosed, PoolError, PoolTimeout, TooManyRequests
+from vault_pool.runtime import forking
 from vault_pool.runtime.hot_swap.blueprint import Blueprint
 from vault_pool.runtime.hot_swap.budget import Budget
 from vault_pool.runtime.hot_swap.checkout import NOT_SERVED, Checkout, NotServed
@@ -128,6 +130,11 @@ class HotSwapPool(Surface[CT]):
         self._moved = 0
         self._vacant = 0
         self._retire_timeout = positive("retire_timeout", retire_timeout)
+        # What the ends of leases are measured by.
+        self._now: Callable[[], float] = monotonic
+        # It was open in the process that forked this one: it opens at the first use.
+        self._inherited = False
+        forking.watch(self)
 
     def _prepare(
         self,
@@ -169,6 +176,39 @@ class HotSwapPool(Surface[CT]):
         return (
             f"<{type(self).__module__}.{type(self).__name__} {self.name!r}"
             f" generation {number}, {len(self._reaper.retiring())} retiring, at 0x{id(self):x}>"
+        )
+
+    # --- Processes ---------------------------------------------------------------------------------------
+
+    def start_over(self) -> None:
+        """
+        Have no generation, in a child of fork; called there by itself. What was open opens again at the first use.
+        """
+        forking.renew(self._changed)
+        self._reaper = self._new_reaper()
+        self._vacant = 0
+        if self._current is not None and self._current.pool._opened:
+            self._inherited, self._current = True, None
+            self._past, self._counted, self._moved = Counter(), [], 0
+
+    def _open_inherited(self) -> None:
+        """
+        Open a generation of this process's own, where the pool was open in the process that forked it.
+        """
+        with self._lock:
+            if not self._inherited or self._closed or self._current is not None:
+                return
+            if self._budget is None:
+                raise PoolError(
+                    f"the pool {self.name!r} was made by the application, in the process that forked this one: "
+                    "have the child make another one, and replace() it"
+                )
+            self._begin(self._blueprint.build(1, self._budget, name=self._name, open=True))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} {self.name!r} cannot be pickled or copied, since it holds connections and threads: "
+            "have each process make its own"
         )
 
     # --- Swapping ----------------------------------------------------------------------------------------
@@ -224,14 +264,20 @@ class HotSwapPool(Surface[CT]):
             self._retire(old)
         return old
 
-    def _vacate(self) -> None:
+    def _vacate(self, only: Generation[CT] | None = None, *, revoked: bool = False) -> bool:
         """
-        Retire the current generation without a successor: clients wait for one.
+        Retire the current generation (or *only* that one, if it is current) without a successor: clients wait for one.
+
+        *revoked*: its sessions are worth nothing, or must not be used any more. Return whether there was one.
         """
         with self._lock:
-            old, self._current = self._current, None
-        if old is not None:
-            self._retire(old)
+            old = self._current
+            if old is None or only not in (None, old):
+                return False
+            self._current = None
+            old.revoked = old.revoked or revoked
+        self._retire(old)
+        return True
 
     def _retire(self, generation: Generation[CT]) -> None:
         finished = generation.on_finished
@@ -284,6 +330,8 @@ class HotSwapPool(Surface[CT]):
         whole = self.timeout if timeout is None else timeout
         deadline = began + whole
         seen = generation
+        if generation is None:
+            self._open_inherited()
         while True:
             current = self._next_generation(seen, deadline)
             moved = seen is not generation
@@ -337,8 +385,12 @@ class HotSwapPool(Surface[CT]):
             limited = pool.max_waiting > 0 and not generation.retired
             if limited:
                 pool.max_waiting += 1
+        deadline = monotonic() + timeout
         try:
-            return generation.getconn(timeout)
+            conn = generation.getconn(timeout)
+            if generation.doubt is not None or self._now() > generation.good_until:
+                conn = generation.vouch(conn, deadline)
+            return conn
         finally:
             if limited:
                 with self._lock:
@@ -392,6 +444,7 @@ class HotSwapPool(Surface[CT]):
 
         Wait up to *timeout* seconds for each thread to end, as psycopg_pool does.
         """
+        forking.settle()
         with self._lock:
             if self._current is not None and not self._current.pool._opened:
                 return
@@ -410,7 +463,8 @@ class HotSwapPool(Surface[CT]):
         """
         Whether the pool is closed, or not open yet.
         """
-        return self._closed or self._current is None or self._current.pool.closed
+        current = self._current
+        return self._closed or (not self._inherited if current is None else current.pool.closed)
 
 
 def positive(setting: str, value: float) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from psycopg_pool import ConnectionPool
 
 from vault_pool.errors import PoolClosed
+from vault_pool.runtime import forking
 from vault_pool.runtime.hot_swap.generation import Generation, GenerationPool
 from vault_pool.runtime.hot_swap.tracking import dismiss
 
@@ -47,6 +48,16 @@ class Reaper:
         self._retiring: dict[Generation[Any], float] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
+        forking.watch(self)
+
+    def start_over(self) -> None:
+        """
+        Forget what is retiring: in a child of fork, that is the parent's.
+        """
+        forking.renew(self._changed)
+        self._arrived.clear()
+        self._retiring.clear()
+        self._thread = None
 
     def retire(self, generation: Generation[Any], timeout: float) -> None:
         """
@@ -127,7 +138,8 @@ class Reaper:
             self._look_after(generation, at_once=at_once)
 
     def _look_after(self, generation: Generation[Any], *, at_once: bool) -> None:
-        for _ in range(len(generation.leftovers) if at_once else 1):
+        # Pacing is for the clients' sake; sessions that are worth nothing only take room from the successor.
+        for _ in range(len(generation.leftovers) if at_once or generation.revoked else 1):
             if generation.leftovers:
                 dismiss(generation.leftovers.pop())
         generation.reclaim()

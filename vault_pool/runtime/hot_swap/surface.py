@@ -56,6 +56,8 @@ class Surface(Generic[CT]):
     _counted: list[Generation[CT]]
     # How many times a client went on from one generation to another.
     _moved: int
+    # Has a generation opened, in a child of fork whose parent's pool was open.
+    _open_inherited: Callable[[], None]
 
     timeout = _shared("timeout", "Seconds that a checkout may take.")
     max_waiting = _shared("max_waiting", "How many clients may queue; 0: any number.")
@@ -193,6 +195,8 @@ class Surface(Generic[CT]):
         return {key: value for key, value in total.items() if value} | measures
 
     def _generation(self) -> Generation[CT]:
+        if self._current is None:
+            self._open_inherited()
         with self._lock:
             current = self._current
         if current is None:

@@ -1,12 +1,17 @@
 """
-Connections that know their generation and come back exactly once.
+Connections that know their generation, tell it of trouble, and come back exactly once.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast, get_origin
 
+import psycopg
 from psycopg import Connection
+from psycopg.abc import PQGen, PQGenConn
+
+from vault_pool.runtime import forking
+from vault_pool.runtime.hot_swap.doubt import is_sign
 
 if TYPE_CHECKING:
     from vault_pool.runtime.hot_swap.generation import Generation
@@ -26,6 +31,39 @@ class Tracked(Connection[Any]):
     _generation: Generation[Any]
     _loan: Loan
     _dismissed = False
+    #: A statement failed in a way in which those of a role that is gone fail: the session is asked before it is lent.
+    _suspect = False
+    #: Somebody else's thread cut it off from the server; its borrower may not know yet.
+    _ended = False
+
+    def wait(self, gen: PQGen[Any], *args: Any, **kwargs: Any) -> Any:
+        """
+        Do what psycopg does to run a statement, a commit, a fetch; tell the generation of errors that mean something.
+        """
+        try:
+            return super().wait(gen, *args, **kwargs)
+        except psycopg.Error as error:
+            if is_sign(error.sqlstate):
+                # Without a generation it is not connected yet as far as the pool goes: a refused login is heard of.
+                generation = getattr(self, "_generation", None)
+                if generation is not None:
+                    self._suspect = True
+                    generation.suspect()
+            raise
+
+    @classmethod
+    def _connect_gen(cls, *args: Any, **kwargs: Any) -> PQGenConn[Any]:
+        # A child that is forked meanwhile has to know the sockets of which there is no connection yet.
+        steps = super()._connect_gen(*args, **kwargs)
+        ready: Any = None
+        while True:
+            with forking.whole:
+                try:
+                    step = steps.send(ready)
+                except StopIteration as done:
+                    return done.value
+                forking.connecting(step[0])
+            ready = yield step
 
     def close(self) -> None:
         """
