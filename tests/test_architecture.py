@@ -20,20 +20,25 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     ["core"],
     ["errors", "events"],
-    ["sources.base", "sources"],
+    ["sources.base"],
     ["runtime"],
     ["vault"],
-    ["sources.dynamic_role"],
+    ["sources"],
+    ["settings"],
     ["pool"],
     [""],
+    # What applications are made of: the public names only, which the test below sees to.
+    ["flask", "django", "sqlalchemy"],
     ["cli", "__main__"],
 ]
+INTEGRATIONS = ("flask", "django", "sqlalchemy")
 ISLAND = "devserver"
 MAY_ENTER_THE_ISLAND = {"cli", "testing", "pytest_plugin"}
 CORE_MAY_IMPORT = {"__future__", "collections", "dataclasses", "enum", "math", "typing", "vault_pool"}
 # One home per dependency; types alone may be spoken of elsewhere.
 HOMES = {"hvac": ["vault"], "psycopg_pool": ["runtime.hot_swap", "errors"]}
 SEPARATE = ("cli", ISLAND, "__main__")
+PUBLIC_MODULES = ("errors", "events")
 
 
 def name_of(path: Path) -> str:
@@ -84,6 +89,17 @@ def test_imports_point_to_the_left(path):
             assert name.partition(".")[0] in MAY_ENTER_THE_ISLAND, f"{name} imports {other}"
         elif name:
             assert layer_of(other) <= layer_of(name), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith(INTEGRATIONS)], ids=name_of)
+def test_integrations_use_public_names(path):
+    """What vault_pool.flask and its like are built on, any application could be built on."""
+    room = name_of(path).partition(".")[0]
+    for imported in imports(path):
+        other = imported.removeprefix("vault_pool.")
+        if other == imported or within(other, room):
+            continue
+        assert other in vault_pool.__all__ or any(within(other, name) for name in PUBLIC_MODULES), imported
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if within(name_of(path), "core")], ids=name_of)
