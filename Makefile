@@ -4,9 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRAS := dev,flask,django,sqlalchemy,prometheus,otel
+GROUPS := test lint typing
+DOCS_READY := $(VENV)/.docs-ready
+
+comma := ,
 
 ARGS ?=
 SERVER ?= devserver
+VAULT ?= hashicorp/vault:1.20,openbao/openbao:2.5
+POSTGRES ?= postgres:18
+PYTHONS ?=
 FILES ?=
 SECONDS ?= 60
 DELAY_MS ?= 0
@@ -16,16 +24,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make demo ARGS=--json | jq` must see JSON and nothing else: no command is echoed, and set-up goes to stderr.
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test contract lint typing bench soak clean
+.PHONY: help demo test test-containers test-package test-oldest contract lint typing bench soak compose-smoke docs docs-links lock clean
 
 help: ## show this
-	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## rotate credentials under load, and watch; options in ARGS="…"
 	$(BIN)/vault-pool demo $(ARGS)
 
 test: $(READY) ## run the tests, two at a time; pytest's options in ARGS="…"
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-containers: $(READY) ## the integration tests against images, by Docker: VAULT=image,… POSTGRES=image; options in ARGS="…"
+	VAULT_POOL_TEST_VAULT=$(VAULT) VAULT_POOL_TEST_POSTGRES=$(POSTGRES) \
+		$(BIN)/python -m pytest -n 2 --dist worksteal -m integration tests/integration $(ARGS)
 
 contract: $(READY) ## replay what real servers answered: SERVER=devserver|bao|vault FILES="…"; options in ARGS="…"
 	$(BIN)/python -m tests.contract --server $(SERVER) $(ARGS) $(FILES)
@@ -36,6 +48,8 @@ lint: $(READY) ## check style and format
 
 typing: $(READY) ## check types
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(READY) ## measure against the raw psycopg_pool; options in ARGS="…"
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -43,13 +57,35 @@ bench: $(READY) ## measure against the raw psycopg_pool; options in ARGS="…"
 soak: $(READY) ## rotate for a while and count what is lost: SERVER=devserver|bao|vault SECONDS=60 DELAY_MS=0
 	$(BIN)/python -m tests.soak --server $(SERVER) --seconds $(SECONDS) --delay-ms $(DELAY_MS) $(ARGS)
 
+test-package: $(READY) ## the wheel and the sdist, the source tree out of the way: PYTHONS="python3.10 …"
+	$(BIN)/python -m tests.package $(PYTHONS)
+
+test-oldest: $(READY) ## the tests on the oldest dependencies that are allowed
+	$(BIN)/python -m tests.package --oldest $(ARGS)
+
+compose-smoke: $(READY) ## bring docker-compose.yml up, load it through rotations, take it down; options in ARGS="…"
+	$(BIN)/python -m tests.compose --openbao $(ARGS)
+
+docs: $(DOCS_READY) ## build the documentation into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	echo "build/docs/index.html"
+
+lock: $(READY) ## find the newest versions of all that development needs, and write them to constraints.txt
+	$(BIN)/python -m pip install --quiet uv >&2
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-annotate \
+		--custom-compile-command 'make lock' $(foreach group,$(GROUPS) docs,--group $(group)) \
+		$(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --output-file constraints.txt pyproject.toml
+
+docs-links: $(DOCS_READY) ## ask every address that the documentation names; this needs the internet
+	$(BIN)/python -m sphinx -q -b linkcheck -d build/doctrees docs build/links
+
 clean: ## remove what the other targets made, the virtual environment included
 	if [ -e $(READY) ]; then rm -rf $(VENV); fi
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov benchmarks/results
 	find vault_pool tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # Dependency groups need pip 25.1. An environment without pip is one whose making was interrupted: make it again.
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		command -v $(PYTHON) >/dev/null || { \
 			echo "$(PYTHON) was not found: install Python 3.10 or newer, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }; \
@@ -63,6 +99,11 @@ $(READY): pyproject.toml
 	fi
 	echo "Installing vault_pool and its tools into $(VENV), once; this takes about a minute." >&2
 	$(BIN)/python -m pip install --quiet 'pip>=25.1' >&2
-	$(BIN)/python -m pip install --quiet --editable '.[dev,flask,django,sqlalchemy,prometheus,otel]' \
-		--group test --group lint --group typing >&2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[$(EXTRAS)]' $(foreach group,$(GROUPS),--group $(group)) >&2
+	touch $@
+
+# What only the documentation needs, so that nobody waits for it before the first test.
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs >&2
 	touch $@

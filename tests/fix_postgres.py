@@ -7,8 +7,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -20,6 +22,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vault_pool.devserver.postgres import EmbeddedPostgres
 
 SERVER_URL = "VAULT_POOL_TEST_POSTGRES_URL"
+#: "16", "18" (embedded), "system" (the newest installed) or an image such as "postgres:18".
+SERVER = "VAULT_POOL_TEST_POSTGRES"
 
 
 class ExistingPostgres:
@@ -37,7 +41,7 @@ class ExistingPostgres:
 
     def conninfo(self, **overrides: Any) -> str:
         ours = {key: getattr(self, key) for key in ("host", "port", "user", "password", "dbname")}
-        return make_conninfo("", **{**ours, **overrides})
+        return make_conninfo("", **{**ours, "client_encoding": "UTF8", **overrides})
 
     def connect(self, *, autocommit: bool = False, **overrides: Any) -> psycopg.Connection:
         return psycopg.connect(self.conninfo(**overrides), autocommit=autocommit)
@@ -197,7 +201,9 @@ class Database:
         self.superuser_execute(sql.SQL("CREATE ROLE {}").format(group))
         if self.server.version >= 16:
             self.superuser_execute(sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(group, admin))
-        self.superuser_execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, admin))
+        # Whatever the server's default: some images of PostgreSQL make it SQL_ASCII.
+        create = sql.SQL("CREATE DATABASE {} OWNER {} ENCODING 'UTF8' TEMPLATE template0")
+        self.superuser_execute(create.format(name, admin))
 
     def _fetch(self, connection: psycopg.Connection, query: Any, parameters: Any) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -207,12 +213,32 @@ class Database:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres | ExistingPostgres]:
-    """The PostgreSQL of this run: embedded, or the one that VAULT_POOL_TEST_POSTGRES_URL names."""
+    """The PostgreSQL of this run: embedded, or what VAULT_POOL_TEST_POSTGRES or VAULT_POOL_TEST_POSTGRES_URL names."""
     if url := os.environ.get(SERVER_URL):
         yield ExistingPostgres(url)
+        return
+    wanted = os.environ.get(SERVER, "")
+    if ":" in wanted:
+        from tests.fix_containers import postgres_container
+
+        server: Any = postgres_container(wanted)
+    elif wanted == "system":
+        server = EmbeddedPostgres(bin_dir=installed_programs())
     else:
-        with EmbeddedPostgres() as server:
-            yield server
+        server = EmbeddedPostgres(int(wanted) if wanted else None)
+    with server as started:
+        yield started
+
+
+def installed_programs() -> Path:
+    """Return the folder of the newest PostgreSQL that this system has installed; skip where it has none."""
+    on_path = shutil.which("postgres")
+    folders = [Path(on_path).resolve().parent] if on_path else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+    found = [folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()]
+    if not found:
+        pytest.skip("this system has no PostgreSQL installed: neither `postgres` on PATH nor /usr/lib/postgresql")
+    return found[-1]
 
 
 @pytest.fixture

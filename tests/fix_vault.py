@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ import pytest
 from tests.fix_postgres import Database, Login
 
 BINARIES = "VAULT_POOL_TEST_VAULT_BIN"
+#: Which servers to test against, by commas: devserver, bao, vault, or images such as "hashicorp/vault:1.20".
+SERVERS = "VAULT_POOL_TEST_VAULT"
 
 # The shell holds the server, and we the shell's standard input: when we die, it ends the server.
 _WITH_US = '"$@" & read -r _; kill "$!"; wait'
@@ -62,6 +65,8 @@ class VaultServer:
         self.kind = kind
         self.address = address
         self.root_token = root_token
+        #: Of its processes, where they are ours.
+        self.process_group: int | None = None
         self._suffix = secrets.token_hex(4)
         self.mount = f"database-{self._suffix}"
         self._cleanups = contextlib.ExitStack()
@@ -73,9 +78,13 @@ class VaultServer:
     def api(
         self, method: str, path: str, body: Any = None, token: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Send one request (*path* without /v1/; *token* None: the root token, "": none); return status and body."""
+        """
+        Send one request (*token* None: the root token, "": none); return status and body.
+
+        *path* is without /v1/, unless it begins with a slash.
+        """
         request = urllib.request.Request(
-            f"{self.address}/v1/{path}",
+            self.address + (path if path.startswith("/") else f"/v1/{path}"),
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", **(headers or {})},
@@ -96,6 +105,21 @@ class VaultServer:
         status, answer = self.api(method, path, body, token)
         assert status < 300, f"{method} {path}: {status} {answer.get('errors')}"
         return answer
+
+    @contextlib.contextmanager
+    def fault(self, kind: str, **settings: Any) -> Iterator[Callable[[], int]]:
+        """
+        Let the development server have a fault inside the block (the kinds are those of vault_pool.devserver.faults).
+
+        Gives a function that tells how many requests have met it.
+        """
+        if self.kind != "devserver":
+            pytest.skip(f"only the development server can be made to fail: this is {self.kind}")
+        one = f"/devserver/faults/{self.ask('POST', '/devserver/faults', {'fault': kind, **settings})['id']}"
+        try:
+            yield lambda: int(self.ask("GET", one)["met"])
+        finally:
+            self.api("DELETE", one)
 
     def database_role(
         self,
@@ -201,6 +225,16 @@ class VaultServer:
         """Revoke every lease of this test's database mount, and wait for it."""
         self.ask("PUT", f"sys/leases/revoke-prefix/{self.mount}/creds", {"sync": True})
 
+    def pause(self) -> None:
+        """Stop the server where it stands: it answers nobody, and nothing happens at its time."""
+        assert self.process_group is not None
+        os.killpg(self.process_group, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        assert self.process_group is not None
+        os.killpg(self.process_group, signal.SIGCONT)
+
     def close(self) -> None:
         """Remove what this test made."""
         self._forget_leases()
@@ -234,6 +268,7 @@ def real_server(binary: Path, home: Path) -> Iterator[VaultServer]:
         )
     try:
         _wait_until_unsealed(server, home / "log")
+        server.process_group = shell.pid
         yield server
     finally:
         shell.communicate()
@@ -255,6 +290,8 @@ def _servers() -> list[Any]:
     """The parameters of `vault_process`: the development server, and each real server, found or missing."""
     given = [Path(path) for path in os.environ.get(BINARIES, "").split(os.pathsep) if path]
     parameters: list[Any] = [pytest.param("devserver", id="devserver")]
+    if wanted := [name.strip() for name in os.environ.get(SERVERS, "").split(",") if name.strip()]:
+        return [pytest.param(name, marks=pytest.mark.docker if ":" in name else []) for name in wanted]
     for name in ("bao", "vault"):
         binaries = [path for path in given if name in path.name]
         if not binaries and (on_path := shutil.which(name)):
@@ -267,29 +304,42 @@ def _servers() -> list[Any]:
 
 
 @contextlib.contextmanager
-def development_server() -> Iterator[VaultServer]:
-    """Run the development server in a process of its own: its threads and its work are not those of the tests."""
+def development_server(environment: dict[str, str] | None = None) -> Iterator[VaultServer]:
+    """
+    Run the development server in a process of its own: its threads and its work are not those of the tests.
+
+    *environment* is added to that of this process.
+    """
     token = secrets.token_hex(16)
     child = subprocess.Popen(
         [sys.executable, "-c", _DEVELOPMENT_SERVER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"VAULT_DEV_ROOT_TOKEN_ID": token},
+        env={**os.environ, **(environment or {}), "VAULT_DEV_ROOT_TOKEN_ID": token},
+        start_new_session=True,
     )
     with child:
         address = child.stdout.readline().strip()
         if not address:
             raise RuntimeError("the development server did not start")
-        yield VaultServer("devserver", address, token)
+        server = VaultServer("devserver", address, token)
+        server.process_group = child.pid
+        yield server
         child.stdin.close()
 
 
 @contextlib.contextmanager
 def running(kind: str | Path) -> Iterator[VaultServer]:
-    """Run the development server ("devserver"), or the real server of which *kind* is the binary or its name."""
+    """Run the development server ("devserver"), or a real one: *kind* is its binary, the name of that, or an image."""
     if kind == "devserver":
         with development_server() as server:
+            yield server
+        return
+    if ":" in str(kind):
+        from tests.fix_containers import vault_container
+
+        with vault_container(str(kind)) as server:
             yield server
         return
     binary = kind if isinstance(kind, Path) else shutil.which(kind)
@@ -310,5 +360,6 @@ def vault_process(request) -> Iterator[VaultServer]:
 def vault_server(vault_process) -> Iterator[VaultServer]:
     """A Vault with mounts and names that belong to this test alone, removed after it."""
     server = VaultServer(vault_process.kind, vault_process.address, vault_process.root_token)
+    server.process_group = vault_process.process_group
     yield server
     server.close()
