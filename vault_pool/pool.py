@@ -15,13 +15,13 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, KwargsParam
 
-from vault_pool.core.machine import Phase
+from vault_pool.core.machine import LeaseState, Phase
 from vault_pool.core.policy import RenewalPolicy
 from vault_pool.errors import (
     ConfigurationError,
@@ -33,6 +33,7 @@ from vault_pool.errors import (
 from vault_pool.events import Event
 from vault_pool.runtime import forking, scheduler
 from vault_pool.runtime.hot_swap import HotSwapPool
+from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.doubt import Sign
 from vault_pool.runtime.hot_swap.holder import positive
 from vault_pool.runtime.tenant import Outage, Tenant
@@ -57,8 +58,8 @@ class PoolStatus:
     What is known of a pool at one moment. Durations are in seconds; nothing in it is secret.
 
     *generation* counts from 1 and grows by one with each rotation; it is 0 before the first. *phase* is the phase of
-    the lease, *expires_in* the time until the credential stops working (None: there is none). *sessions* are the open
-    connections of the current generation, *retiring* those of each generation that is being used up.
+    the lease, *expires_in* the time until the credential stops working (None: there is none, or it has no end).
+    *sessions* are the open connections of the current generation, *retiring* those of each that is being used up.
     """
 
     name: str
@@ -85,8 +86,12 @@ class VaultPool(HotSwapPool[CT]):
     have for coming back. *lookup_interval* is the number of seconds (None: never) between two questions to Vault
     whether the lease is still in force; a little less, so that processes spread. *on_lapse* says what becomes of open
     sessions when the lease ends while Vault does not answer: `keep` them (nobody revokes them meanwhile), or `close`
-    them and have clients wait. *policy* holds the timing rules of the lease, *on_event* is called with each `Event`,
-    on a worker thread. All other arguments are psycopg_pool's, with the same meaning; `open` and `close` talk to Vault.
+    them and have clients wait. *assume_role* is a role that sessions act as, whatever user they logged in as: a
+    transaction in flight survives the removal of its user then, so sessions of a revoked lease are ended by the pool,
+    at *retire_timeout*, and those of one that has ended while Vault does not answer after *max_lapse* seconds (None: as
+    long as the lease was granted for). *policy* holds the timing rules of the lease, *on_event* is called with each
+    `Event`, on a worker thread. All other arguments are psycopg_pool's, with the same meaning; `open` and `close` talk
+    to Vault.
 
     The constructor does no I/O. Thread-safe, as `HotSwapPool` is.
     """
@@ -103,7 +108,9 @@ class VaultPool(HotSwapPool[CT]):
         overlap: int | None = None,
         retire_timeout: float = 30.0,
         lookup_interval: float | None = 60.0,
+        assume_role: str | None = None,
         on_lapse: Literal["keep", "close"] = "keep",
+        max_lapse: float | None = None,
         policy: RenewalPolicy | None = None,
         on_event: Callable[[Event], None] | None = None,
         open: bool = False,  # noqa: A002 - psycopg_pool's name
@@ -139,7 +146,8 @@ class VaultPool(HotSwapPool[CT]):
         callbacks = {"configure": configure, "check": check, "reset": reset, "reconnect_failed": reconnect_failed}
         options.update({key: callback for key, callback in callbacks.items() if callback is not None})
         self._init_holder(retire_timeout)
-        self._prepare(conninfo, connection_class, kwargs, overlap, options)
+        role = None if assume_role is None else AssumedRole(assume_role)
+        self._prepare(conninfo, connection_class, kwargs, overlap, options, role=role)
         self._name = name or f"vault_pool-{next(_numbers)}"
         _named[self._name] = self
         self._reaper = self._new_reaper()
@@ -149,7 +157,7 @@ class VaultPool(HotSwapPool[CT]):
         self._policy = policy or RenewalPolicy(retire_timeout=retire_timeout)
         self._lookup_interval = math.inf if lookup_interval is None else positive("lookup_interval", lookup_interval)
         self._watcher: Watcher | None = None
-        self._tenant = Tenant(self, source.name, self._runtime, on_event, _outage(on_lapse))
+        self._tenant = Tenant(self, source.name, self._runtime, on_event, _outage(on_lapse, max_lapse, role))
 
     # --- Settings ----------------------------------------------------------------------------------------
 
@@ -392,7 +400,7 @@ class VaultPool(HotSwapPool[CT]):
             phase=(Phase.ENDED if state is None else state.phase).value,
             user=current.credential.user if current is not None and current.credential is not None else None,
             lease_id=lease.lease_id if lease is not None else None,
-            expires_in=state.deadline - watcher.now() if lease is not None and state is not None and watcher else None,
+            expires_in=_left(state, watcher),
             renewable=lease is not None and lease.renewable,
             sessions=current.live() if current is not None else 0,
             retiring=tuple((generation.number, generation.live()) for generation in self._reaper.retiring()),
@@ -410,6 +418,11 @@ class VaultPool(HotSwapPool[CT]):
             return reason
         refused = current.last_error if current is not None else None
         return refused or error
+
+
+def _left(state: LeaseState | None, watcher: Watcher | None) -> float | None:
+    left = math.inf if state is None or watcher is None else state.deadline - watcher.now()
+    return left if left < math.inf else None
 
 
 def _check(conninfo: ConninfoParam, kwargs: KwargsParam | None, min_size: int, max_size: int | None) -> None:
@@ -440,10 +453,17 @@ def _check(conninfo: ConninfoParam, kwargs: KwargsParam | None, min_size: int, m
         )
 
 
-def _outage(on_lapse: str) -> Outage:
+def _outage(on_lapse: str, max_lapse: float | None, role: AssumedRole | None) -> Outage:
+    """
+    Return what the settings mean. Without an assumed role Vault's dropping the role ends the sessions by itself.
+    """
     if on_lapse not in ("keep", "close"):
         raise ConfigurationError(f"on_lapse must be 'keep' or 'close', not {on_lapse!r}")
-    return Outage(keep=on_lapse == "keep")
+    if max_lapse is not None:
+        max_lapse = positive("max_lapse", max_lapse)
+        if role is None:
+            raise ConfigurationError("max_lapse is for pools with an assumed role: set assume_role, or leave it out")
+    return Outage(keep=on_lapse == "keep", longest=math.inf if role is None else max_lapse)
 
 
 def _no_credential(setting: str, given: dict[str, Any]) -> None:

@@ -3,10 +3,9 @@ What a child of ``fork()`` does with what it finds.
 
 Of all threads only the forking one lives on in a child; locks stay as they were, in the hands of threads that are gone;
 sockets are shared with the parent. So nothing of that is used, closed or waited for there: what holds locks, threads or
-sockets is an `Heir`, which starts over in place. The parent does nothing for it, but that a fork waits for the moment in
-which libpq has a socket that nobody knows of (`whole`; measured, up to 5 ms).
+sockets is an `Heir`, which starts over in place. The parent does nothing for it; only, a fork waits while libpq has a
+socket that nobody knows of (`whole`; up to 5 ms where many threads run).
 
-``os.register_at_fork`` sees to it where it exists: where it does not (Windows), nothing forks. A server that forks in C
 may run no such hooks (uWSGI without ``py-call-osafterfork``): there `settle` notices, at the first checkout.
 """
 

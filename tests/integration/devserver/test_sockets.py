@@ -97,10 +97,10 @@ def test_tls_with_a_certificate_of_its_own(no_leaks):
 
 def test_closing_releases_who_hangs(no_leaks, server):
     """A held request ends with the server."""
-    with server.hang("sys/health") as hang:
+    with server.inject("hang", path="sys/health") as hang:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         connection.request("GET", "/v1/sys/health")
-        assert hang.wait_held()
+        assert hang.wait_met()
         server.close()
         assert connection.getresponse().status == 200
         connection.close()
@@ -150,3 +150,41 @@ def test_a_token_that_was_given_is_not_repeated(postgres):
     assert answer.exit_code == 1
     assert "no loopback address" in answer.output
     assert "mine" not in answer.output
+
+
+@pytest.mark.parametrize("kind", ["cut", "drop"])
+def test_a_lost_answer_is_a_broken_connection(server, kind):
+    """A client reads less than was announced, or nothing; the next request is answered."""
+    with server.inject(kind, path="sys/health"), pytest.raises(requests.RequestException):
+        requests.get(f"{server.address}/v1/sys/health", timeout=10)
+    assert requests.get(f"{server.address}/v1/sys/health", timeout=10).json()["initialized"]
+
+
+def test_a_standby_redirects_clients(server):
+    """The redirect goes to the active node, carries no content type, and a client follows it."""
+    with server.inject("standby", address=server.address, times=1):
+        answer = requests.get(f"{server.address}/v1/sys/seal-status", timeout=10)
+        assert answer.json()["initialized"]
+    with server.inject("standby", address=server.address, times=1):
+        url, token = f"{server.address}/v1/sys/mounts", {"X-Vault-Token": server.root_token}
+        answer = requests.get(url, headers=token, allow_redirects=False, timeout=10)
+        assert (answer.status_code, answer.headers["Location"]) == (307, url)
+        assert "Content-Type" not in answer.headers
+
+
+def test_faults_are_injected_from_another_process():
+    """The command's option says what is wrong with a fault; a good one is in force from the start."""
+    code = "from vault_pool.cli.devserver import devserver; devserver()"
+    run = [sys.executable, "-c", code, "--port", "0", "--fault", "slow,seconds=x"]
+    refused = subprocess.run(run, capture_output=True, text=True, timeout=30, check=False)
+    assert refused.returncode == 2
+    assert "seconds is 'x', not a number of seconds" in refused.stderr.replace("\n", " ")
+
+
+def test_a_fixture_injects_and_ends_a_fault(vault_server):
+    """Over HTTP, with a count of the requests that met it."""
+    with vault_server.fault("behind", path="sys/leases", times=1) as met:
+        assert vault_server.api("PUT", "sys/leases/lookup", {"lease_id": "x"})[0] == 412
+        assert vault_server.api("PUT", "sys/leases/lookup", {"lease_id": "x"})[0] == 400
+        assert met() == 1
+    assert vault_server.api("GET", "/devserver/faults")[1] == {"faults": []}

@@ -65,7 +65,7 @@ class AssumedRole:
         name = self.name
         if error.sqlstate == "42501":
             return (
-                f"{user!r} may not act as {name!r}: add IN ROLE \"{name}\" to the creation_statements of the role in "
+                f'{user!r} may not act as {name!r}: add IN ROLE "{name}" to the creation_statements of the role in '
                 f'Vault, or GRANT "{name}" TO "{{{{name}}}}" (PostgreSQL 16 and later: WITH SET TRUE)'
             )
         return f"assume_role={name!r} cannot be taken on: {fold(error)}"

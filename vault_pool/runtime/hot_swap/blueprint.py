@@ -96,7 +96,7 @@ class Connector(Generic[CT]):
                 raise
         plain = AssumedRole(role.name)
         plain.by_statement = True
-        conn = Connector(self.connection_class, self.credential, plain).make(conninfo, **kwargs)
+        conn: CT = Connector(self.connection_class, self.credential, plain).make(conninfo, **kwargs)
         role.by_statement = True
         return conn
 
@@ -184,16 +184,19 @@ def _configure(generation: Generation[CT], conn: CT, configure: Callable[[CT], N
     """
     Run the application's *configure*, and keep why it failed: psycopg_pool logs it, and tries again and again.
     """
+    error: Exception | None = None
     try:
         configure(conn)
-        status = conn.pgconn.transaction_status
-        if status != TransactionStatus.IDLE:
-            name = TransactionStatus(status).name
-            raise psycopg.ProgrammingError(f"it left the connection in status {name}: it has to commit")
-    except Exception as error:
+    except Exception as raised:  # noqa: BLE001 - the application's
+        error = raised
+    status = conn.pgconn.transaction_status
+    if error is None and status != TransactionStatus.IDLE:
+        name = TransactionStatus(status).name
+        error = psycopg.ProgrammingError(f"it left the connection in status {name}: it has to commit")
+    if error is not None:
         generation.not_configured(error)
         dismiss(conn)
-        raise
+        raise error
 
 
 def _reset(generation: Generation[CT], conn: CT, reset: Callable[[CT], None]) -> None:

@@ -63,7 +63,8 @@ class Generation(Generic[CT]):
         self.lapsed = False
         # … of which there will be none: a login was refused since then.
         self.barred = False
-        self.configuring_failed = False
+        # Why the application's ``configure`` failed last.
+        self.configure_error: Exception | None = None
         # Logins that were refused in a row.
         self.refusals = 0
         self.leftovers: list[CT] = []
@@ -312,7 +313,7 @@ class Generation(Generic[CT]):
         # What the database did to it may pass; anything else fails next time as well.
         passing = isinstance(error, psycopg.OperationalError)
         self.last_error = ProofFailed(fold(text)) if passing else ConfigurationError(fold(text))
-        self.configuring_failed = True
+        self.configure_error = self.last_error
         self.notify()
 
     def open(self, timeout: float, enough: int | None = None) -> None:
@@ -329,13 +330,13 @@ class Generation(Generic[CT]):
         while (available := self.pool.get_stats()["pool_available"]) < enough:
             with budget.changed:
                 left = deadline - monotonic()
-                if left <= 0 or self.configuring_failed:
+                if left <= 0 or self.configure_error is not None:
                     break
                 budget.changed.wait(min(left, 0.005))
         if available == 0 < self.pool.min_size:
             self.discard()
-            if self.configuring_failed and self.last_error is not None:
-                raise self.last_error
+            if self.configure_error is not None:
+                raise self.configure_error
             reason = fold(self.last_error) if self.last_error else "see the log of psycopg.pool"
             raise ProofFailed(f"no connection of the new generation was ready after {timeout:g} s: {reason}")
 

@@ -18,6 +18,7 @@ from psycopg_pool.abc import CT, ConnectFailedCB, ConnectionCB, ConninfoParam, K
 
 from vault_pool.errors import ConfigurationError, PoolClosed, PoolError, PoolTimeout, TooManyRequests
 from vault_pool.runtime import forking
+from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.blueprint import Blueprint
 from vault_pool.runtime.hot_swap.budget import Budget
 from vault_pool.runtime.hot_swap.checkout import NOT_SERVED, Checkout, NotServed
@@ -143,6 +144,8 @@ class HotSwapPool(Surface[CT]):
         kwargs: KwargsParam | None,
         overlap: int | None,
         options: dict[str, Any],
+        *,
+        role: AssumedRole | None = None,
     ) -> None:
         """
         Keep what generations are built from.
@@ -154,7 +157,7 @@ class HotSwapPool(Surface[CT]):
         elif overlap < 1:
             raise ConfigurationError(f"overlap must be at least 1, not {overlap!r}: a swap needs room for one login")
         self._blueprint = Blueprint(
-            conninfo=conninfo, connection_class=connection_class, kwargs=kwargs, options=options
+            conninfo=conninfo, connection_class=connection_class, kwargs=kwargs, role=role, options=options
         )
         self._budget = Budget(max_size, overlap)
 
