@@ -18,13 +18,15 @@ PYTHONS ?=
 FILES ?=
 SECONDS ?= 60
 DELAY_MS ?= 0
+SEED ?= 1
+MINUTES ?= 10
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # `make demo ARGS=--json | jq` must see JSON and nothing else: no command is echoed, and set-up goes to stderr.
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers test-package test-oldest contract lint typing bench soak compose-smoke docs docs-links lock clean
+.PHONY: help demo test test-containers test-package test-oldest contract lint typing bench soak chaos compose-smoke docs docs-links lock clean
 
 help: ## show this
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +64,9 @@ test-package: $(READY) ## the wheel and the sdist, the source tree out of the wa
 
 test-oldest: $(READY) ## the tests on the oldest dependencies that are allowed
 	$(BIN)/python -m tests.package --oldest $(ARGS)
+
+chaos: $(READY) ## break everything by a schedule under load, and judge: SERVER=devserver|bao|vault SEED=1 MINUTES=10
+	$(BIN)/python -m tests.chaos --server $(SERVER) --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
 compose-smoke: $(READY) ## bring docker-compose.yml up, load it through rotations, take it down; options in ARGS="…"
 	$(BIN)/python -m tests.compose --openbao $(ARGS)

@@ -4,7 +4,8 @@ Chaos: a pool under load between two networks that break, for hours if need be, 
     python -m tests.chaos --server devserver|bao|vault --seed 1 --minutes 10
 
 Every failed request is held against the promises: each fault says which requests it may cost (none, or those that were
-in flight when it struck), and whatever fails besides is a violation. The run prints how often each fault really struck,
+in flight when it struck; by `pool.run` none where it was the credential that was lost), and whatever fails besides is a
+violation. The run prints how often each fault really struck,
 shown by what it did; one that never struck fails the run, as does a thread, session, lease or role that is left.
 """
 
@@ -24,6 +25,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from psycopg import Error
 
 from tests.fix_postgres import Database
 from tests.fix_proxy import TcpProxy
@@ -57,27 +60,49 @@ class Fault:
     """
     A way to break something: `begin` does it and returns what shows that it struck, `end` mends it.
 
-    *costs*: whether requests in flight may fail. *longest* is how long it lasts at most; 0: it has no duration.
+    *costs*: whether requests in flight may fail; *costs_run*: whether those of `pool.run` may, too, whose COMMIT may
+    have been on its way. *longest* is how long it lasts at most, in seconds; 0: it has no duration.
     """
 
     begin: Callable[[Scene], int]
     end: Callable[[Scene], int]
     costs: bool
+    costs_run: bool = False
     longest: float = 0.0
 
 
-def schedule(seed: int, seconds: float, faults: dict[str, Fault]) -> list[Strike]:
-    """Return what strikes when: round after round of all faults in a random order, one at a time."""
+def schedule(seed: int, seconds: float, faults: dict[str, Fault], pace: float = 1.0) -> list[Strike]:
+    """
+    Return what strikes when: round after round of all faults in a random order, one at a time, at least one round.
+
+    *pace* shortens the faults and what lies between them.
+    """
     draw = random.Random(seed)
-    at, strikes = CALM, []
+    at, strikes = CALM * pace, []
     while True:
         for name in draw.sample(sorted(faults), len(faults)):
-            longest = faults[name].longest
+            longest = faults[name].longest * pace
             length = draw.uniform(longest / 3, longest)
             if at + length + CALM > seconds and len(strikes) >= len(faults):
                 return strikes
             strikes.append(Strike(at, name, length))
-            at += length + CALM + draw.random()
+            at += length + (CALM + draw.random()) * pace
+
+
+class Runners(Load):
+    """The same load by `pool.run`."""
+
+    def _run_fast(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self.pool.run(self.request)
+            except Error as error:
+                self._fail("run", error, began)
+            else:
+                with self._lock:
+                    self.finished.append(time.monotonic())
+            self._stop.wait(self.think)
 
 
 @dataclass
@@ -91,6 +116,7 @@ class Scene:
     pool: VaultPool[Any]
     seen: list[tuple[float, events.Event]]
     load: Load
+    runners: Runners
 
     def noted(self, *kinds: type[Any], since: float) -> int:
         """How many events of *kinds* there have been since *since*."""
@@ -214,10 +240,12 @@ FAULTS = {
         _provoked(lambda s: s.to_database.refuse()), _mended(_to_database), costs=False, longest=AT_EASE
     ),
     "PostgreSQL hangs": Fault(_stalled, _mended(_to_database), costs=False, longest=2.0),
-    "PostgreSQL's connections are cut": Fault(lambda s: s.to_database.cut(), _nothing, costs=True),
-    "PostgreSQL's connections are half open": Fault(_half_open, _cut_half_open, costs=True, longest=2.0),
+    "PostgreSQL's connections are cut": Fault(lambda s: s.to_database.cut(), _nothing, costs=True, costs_run=True),
+    "PostgreSQL's connections are half open": Fault(
+        _half_open, _cut_half_open, costs=True, costs_run=True, longest=2.0
+    ),
     "PostgreSQL is slow": Fault(_delayed(_to_database), _mended(_to_database), costs=False, longest=AT_EASE),
-    "PostgreSQL ends all sessions": Fault(_terminate, _nothing, costs=True),
+    "PostgreSQL ends all sessions": Fault(_terminate, _nothing, costs=True, costs_run=True),
     "the lease is revoked": Fault(_revoke, _nothing, costs=True),
     "rotated by hand": Fault(_rotate, _nothing, costs=False),
 }
@@ -295,33 +323,43 @@ def scene(kind: str) -> Iterator[Scene]:
             overlap=OVERLAP,
             on_event=lambda event: seen.append((time.monotonic(), event)),
         )
-        load = Load(pool, fast=6, slow=2, slow_seconds=0.4, think=0.005)
-        yield Scene(server, database, to_vault, to_database, pool, seen, load)
+        load = Load(pool, fast=5, slow=2, slow_seconds=0.4, think=0.005)
+        runners = Runners(pool, fast=2, slow=0, think=0.005)
+        yield Scene(server, database, to_vault, to_database, pool, seen, load, runners)
 
 
-def run(kind: str, seed: int, seconds: float) -> Report:
+def run(kind: str, seed: int, seconds: float, pace: float = 1.0) -> Report:
     """Live through the schedule of *seed*, and return what it came to."""
     threads = set(threading.enumerate())
-    strikes = schedule(seed, seconds, FAULTS)
+    strikes = schedule(seed, seconds, FAULTS, pace)
     spans: list[tuple[float, float, str]] = []
     tallies = {name: Tally() for name in FAULTS}
     with scene(kind) as stage:
-        with stage.pool, stage.load:
+        with stage.pool, stage.load, stage.runners:
             start = time.monotonic()
             for strike in strikes:
                 time.sleep(max(0.0, start + strike.at - time.monotonic()))
                 spans.append(_strike(stage, strike, tallies[strike.fault]))
-            time.sleep(CALM + GRACE)
+            time.sleep(GRACE + CALM * pace)
+        _wait_for_orphans(stage)
         left = {
             "leases": len(stage.server.leases()),
             "roles": len(stage.database.roles()),
             "sessions": sum(session.user.startswith("v-") for session in stage.database.sessions()),
         }
-        violations = _judge(stage.load, spans, tallies)
+        violations = _judge(stage.load, stage.runners, spans, tallies)
         rotations = stage.noted(events.PoolReplaced, since=0.0)
     left["threads"] = len(set(threading.enumerate()) - threads)
-    load = stage.load
-    return Report(seed, kind, load.requests, len(load.failed), tallies, violations, left, rotations)
+    requests = stage.load.requests + stage.runners.requests
+    failed = len(stage.load.failed) + len(stage.runners.failed)
+    return Report(seed, kind, requests, failed, tallies, violations, left, rotations)
+
+
+def _wait_for_orphans(stage: Scene) -> None:
+    """A credential whose answer was lost on its way belongs to nobody: it goes when its lease ends."""
+    deadline = time.monotonic() + TTL + GRACE
+    while (stage.server.leases() or stage.database.roles()) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _strike(stage: Scene, strike: Strike, tally: Tally) -> tuple[float, float, str]:
@@ -333,15 +371,16 @@ def _strike(stage: Scene, strike: Strike, tally: Tally) -> tuple[float, float, s
     return began, time.monotonic(), strike.fault
 
 
-def _judge(load: Load, spans: list[tuple[float, float, str]], tallies: dict[str, Tally]) -> list[str]:
+def _judge(load: Load, runners: Runners, spans: list[tuple[float, float, str]], tallies: dict[str, Tally]) -> list[str]:
     """Hold each failure against the fault that may have cost it, and each fault against its bound."""
     violations: list[str] = []
     costs: Counter[int] = Counter()
-    for began, ended, words in sorted(load.failed):
+    for began, ended, words in sorted(load.failed + runners.failed):
+        by_run = words.startswith("run: ")
         guilty = [
             number
             for number, (first, last, name) in enumerate(spans)
-            if FAULTS[name].costs and began <= last + GRACE and ended >= first
+            if (FAULTS[name].costs_run if by_run else FAULTS[name].costs) and began <= last + GRACE and ended >= first
         ]
         if guilty:
             costs[guilty[-1]] += 1
