@@ -25,12 +25,12 @@ class Child:
     It ends by os._exit, whatever happens, and is waited for: what hangs is killed after a while.
     """
 
-    def __init__(self, work: Callable[[], Any], *, fork: Callable[[], int] = os.fork) -> None:
+    def __init__(self, work: Callable[[], Any], *, fork: Callable[[], int] | None = None) -> None:
         self._reader, writer = os.pipe()
         with warnings.catch_warnings():
             # Python 3.12 and later warn of threads that the child will lack.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = fork()
+            self.pid = (fork or os.fork)()
         if self.pid == 0:
             try:
                 os.write(writer, (json.dumps({"value": work()}) + "\n").encode())

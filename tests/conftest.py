@@ -5,6 +5,7 @@ What every test shares.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
 import time
@@ -24,6 +25,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 for _name in [name for name in os.environ if name.startswith(("PG", "VAULT_", "BAO_"))]:
     if not _name.startswith("VAULT_POOL_TEST_"):
         del os.environ[_name]
+
+# What Windows and macOS lack, taken away before anything of ours is loaded.
+if os.environ.get("VAULT_POOL_TEST_PLATFORM") == "bare":
+    for _module, _name in ((os, "register_at_fork"), (os, "fork"), (time, "CLOCK_BOOTTIME"), (mmap, "MAP_PRIVATE")):
+        if hasattr(_module, _name):
+            delattr(_module, _name)
 
 _SERVERS = {"postgres", "private_postgres", "vault_process", "tcp_proxy"}
 

@@ -7,6 +7,8 @@ Rule 2: errors about the pool descend from the driver's, so that existing ``exce
 
 from __future__ import annotations
 
+import math
+
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
@@ -54,7 +56,14 @@ class ConfigurationError(VaultPoolError, ValueError):
 class SourceError(VaultPoolError):
     """
     A source that is not Vault (a file, a function of the application) gave no credential; it is tried again.
+
+    *longest_pause* is the time in seconds within which that happens, however often it has failed: a file costs nobody
+    anything.
     """
+
+    def __init__(self, message: str, *, longest_pause: float = math.inf) -> None:
+        super().__init__(fold(message))
+        self.longest_pause = longest_pause
 
 
 class VaultError(VaultPoolError):

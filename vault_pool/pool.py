@@ -34,6 +34,7 @@ from vault_pool.events import Event
 from vault_pool.runtime import forking, scheduler
 from vault_pool.runtime.hot_swap import HotSwapPool
 from vault_pool.runtime.hot_swap.assumed import AssumedRole
+from vault_pool.runtime.hot_swap.checkout import DebugCheckout
 from vault_pool.runtime.hot_swap.doubt import Sign
 from vault_pool.runtime.hot_swap.holder import positive
 from vault_pool.runtime.tenant import Outage, Tenant
@@ -81,17 +82,21 @@ class VaultPool(HotSwapPool[CT]):
     """
     A `psycopg_pool.ConnectionPool` whose user and password come from *source*, and change while it is used.
 
-    *conninfo* and *kwargs* say where the database is, and hold no user and no password. *overlap* is the number of
-    connections beyond *max_size* that a rotation may use, *retire_timeout* the seconds that old connections should
-    have for coming back. *lookup_interval* is the number of seconds (None: never) between two questions to Vault
-    whether the lease is still in force; a little less, so that processes spread. *on_lapse* says what becomes of open
-    sessions when the lease ends while Vault does not answer: `keep` them (nobody revokes them meanwhile), or `close`
-    them and have clients wait. *assume_role* is a role that sessions act as, whatever user they logged in as: a
-    transaction in flight survives the removal of its user then, so sessions of a revoked lease are ended by the pool,
-    at *retire_timeout*, and those of one that has ended while Vault does not answer after *max_lapse* seconds (None: as
-    long as the lease was granted for). *policy* holds the timing rules of the lease, *on_event* is called with each
-    `Event`, on a worker thread. All other arguments are psycopg_pool's, with the same meaning; `open` and `close` talk
-    to Vault.
+    *conninfo* and *kwargs* say where the database is, and hold no user and no password. All arguments that are not
+    named here are psycopg_pool's, with the same meaning; durations are in seconds.
+
+    * *overlap*: the number of connections beyond *max_size* that a rotation may use.
+    * *retire_timeout*: what old connections should have for coming back. Then the log names who holds them (with
+      *debug* also by which calls), and *on_retire_timeout* says whether what they are doing is cancelled. Those of a
+      revoked lease are cut off.
+    * *lookup_interval* (None: never): how often Vault is asked whether the lease is in force; a little less, so that
+      processes spread.
+    * *assume_role*: a role that sessions act as, whatever user they logged in as. A transaction in flight survives the
+      removal of its user then, and sessions of a lease that is over are cut off at *retire_timeout*.
+    * *on_lapse*: what becomes of open sessions when the lease ends while Vault does not answer. ``"keep"`` them (nobody
+      revokes them meanwhile), or ``"close"`` them and have clients wait. With an assumed role, keeping them ends after
+      *max_lapse* (None: as long as the lease was granted for).
+    * *policy*: the timing rules of the lease; *on_event* is called with each `Event`, on a worker thread.
 
     The constructor does no I/O. Thread-safe, as `HotSwapPool` is.
     """
@@ -107,12 +112,14 @@ class VaultPool(HotSwapPool[CT]):
         max_size: int | None = None,
         overlap: int | None = None,
         retire_timeout: float = 30.0,
+        on_retire_timeout: Literal["log", "cancel"] = "log",
         lookup_interval: float | None = 60.0,
         assume_role: str | None = None,
         on_lapse: Literal["keep", "close"] = "keep",
         max_lapse: float | None = None,
         policy: RenewalPolicy | None = None,
         on_event: Callable[[Event], None] | None = None,
+        debug: bool = False,
         open: bool = False,  # noqa: A002 - psycopg_pool's name
         configure: ConnectionCB[CT] | None = None,
         check: ConnectionCB[CT] | None = None,
@@ -150,6 +157,9 @@ class VaultPool(HotSwapPool[CT]):
         self._prepare(conninfo, connection_class, kwargs, overlap, options, role=role)
         self._name = name or f"vault_pool-{next(_numbers)}"
         _named[self._name] = self
+        self._cancels = _choice("on_retire_timeout", on_retire_timeout, "log", "cancel") == "cancel"
+        if debug:
+            self._checkout = DebugCheckout
         self._reaper = self._new_reaper()
         self._source = source
         self._runtime = runtime or scheduler.shared
@@ -216,8 +226,8 @@ class VaultPool(HotSwapPool[CT]):
         _open_pools.discard(self)
         super().start_over()
 
-    def _open_inherited(self) -> None:
-        if self._inherited:
+    def _open_anew(self) -> None:
+        if self._watcher is None and not self._closed:
             self.open(wait=False)
 
     def __enter__(self) -> Self:
@@ -453,17 +463,22 @@ def _check(conninfo: ConninfoParam, kwargs: KwargsParam | None, min_size: int, m
         )
 
 
+def _choice(setting: str, value: str, *choices: str) -> str:
+    if value not in choices:
+        raise ConfigurationError(f"{setting} must be {' or '.join(map(repr, choices))}, not {value!r}")
+    return value
+
+
 def _outage(on_lapse: str, max_lapse: float | None, role: AssumedRole | None) -> Outage:
     """
     Return what the settings mean. Without an assumed role Vault's dropping the role ends the sessions by itself.
     """
-    if on_lapse not in ("keep", "close"):
-        raise ConfigurationError(f"on_lapse must be 'keep' or 'close', not {on_lapse!r}")
+    keep = _choice("on_lapse", on_lapse, "keep", "close") == "keep"
     if max_lapse is not None:
         max_lapse = positive("max_lapse", max_lapse)
         if role is None:
             raise ConfigurationError("max_lapse is for pools with an assumed role: set assume_role, or leave it out")
-    return Outage(keep=on_lapse == "keep", longest=math.inf if role is None else max_lapse)
+    return Outage(keep=keep, longest=math.inf if role is None else max_lapse)
 
 
 def _no_credential(setting: str, given: dict[str, Any]) -> None:

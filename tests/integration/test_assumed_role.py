@@ -15,7 +15,6 @@ import pytest
 from tests.clients import Clients
 from tests.role_source import RoleSource
 from vault_pool import ConfigurationError, RenewalPolicy, VaultPool
-from vault_pool.errors import VaultUnavailable
 
 
 @pytest.fixture
@@ -63,7 +62,6 @@ def test_sessions_act_as_the_role_and_come_back_to_it(no_leaks, make_pool, sourc
     with make_pool(**options) as pool, pool.connection() as conn:
         user = pool.status().user
         assert names(conn) == (user, database.group)
-        conn.autocommit = False
         conn.execute("RESET ROLE")
         assert names(conn) == (user, database.group)
         conn.commit()
@@ -204,7 +202,7 @@ class Pooler:
 
 @pytest.mark.parametrize("habit", ["refuse", "drop"])
 def test_behind_a_pooler_the_role_is_taken_on_by_a_statement(no_leaks, make_pool, database, habit):
-    """By every session, also those that a pool grows by, and after a rotation; the application's configure comes after."""
+    """By every session, those that a pool grows by too, and after a rotation; `configure` comes after it."""
     pooler = Pooler(database.server.host, database.server.port, habit)
     configured = []
 

@@ -15,6 +15,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -213,6 +214,27 @@ def test_a_pool_that_nobody_opened_can_be_opened_in_the_child(database):
         return found
 
     assert in_child(work) == [True, True]
+
+
+def test_greenlets_are_refused_an_inherited_pool(held_pool, monkeypatch):
+    """They live on in a child, unlike threads. Where gevent has not replaced threading, it is of no importance."""
+
+    def gevent(*, patched):
+        monkeypatch.setitem(
+            sys.modules,
+            "gevent.monkey",
+            SimpleNamespace(is_module_patched=lambda name: patched and name == "threading"),
+        )
+
+    def work():
+        with pytest.raises(PoolError, match="open it after the fork"):
+            held_pool.getconn(timeout=1)
+        gevent(patched=False)
+        return bool(who(held_pool))
+
+    gevent(patched=True)
+    assert in_child(work)
+    assert who(held_pool)
 
 
 # --- Beside it ---------------------------------------------------------------------------------------------

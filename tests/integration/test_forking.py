@@ -97,7 +97,7 @@ def test_a_child_shares_no_socket_with_its_parent(make_pool, vault_server):
     before = sockets()
     with make_pool() as pool, pool.connection():
         ours = sockets() - before
-        assert len(ours) >= 3
+        assert len(ours) >= 2
         left, again = in_child(lambda: (list(sockets() & ours), who(pool)[1]))
 
         assert left == []
@@ -350,6 +350,8 @@ def test_a_server_that_runs_no_hooks(program, vault_server):
     process = program("""
 import ctypes
 fork = ctypes.PyDLL(None).fork
+# A thread that has asked for the interpreter's lock would never take it in the child, which waits for it to do so.
+sys.setswitchinterval(60.0)
 with pool:
     mine = who()
     checkout = pool.connection()

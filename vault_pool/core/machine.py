@@ -150,7 +150,7 @@ def rotate_by(state: LeaseState, policy: RenewalPolicy) -> float:
     A token that may still be renewed is given half of that time more: its own upkeep comes first.
     """
     lease, owner = state.lease, state.owner
-    if lease is None or lease.polled:
+    if lease is None:
         return math.inf
     lease_turn = lease.expires_at - policy.reserve(lease.duration)
     term = min(owner.term, owner.expires_at - lease.stamped_at)
@@ -258,7 +258,7 @@ def _failed(state: LeaseState, event: Failed, now: float, policy: RenewalPolicy)
         return replace(tried, due=max(tried.due, held_until))
     failures = state.failures + 1
     pause = policy.backoff(failures, event.draw) if event.retryable else policy.patience(event.draw)
-    due = _in_time(now + pause, state, now, policy)
+    due = _in_time(now + min(pause, event.longest_pause), state, now, policy)
     if isinstance(request, Revoke) and not event.retryable:
         # Vault will not be moved. The lease is gone when it lapses.
         due = math.inf

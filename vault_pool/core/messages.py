@@ -4,6 +4,7 @@ What the machine is told, and what it answers: events in the past tense, actions
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from vault_pool.core.lease import Lease, Owner
@@ -54,11 +55,14 @@ class Renewed:
 class Failed:
     """
     The request failed. *retryable*: it may succeed later as it is. *retry_after*: not before that many seconds.
+
+    *longest_pause*: a retry costs nobody anything, so that no pause is longer than that, however often it failed.
     """
 
     draw: float
     retryable: bool = True
     retry_after: float = 0.0
+    longest_pause: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,12 @@ class Chronicle:
         lease, seconds = issued.lease, self._now() - issued.lease.issued_at
         user = issued.credential.user
         logger.info(
-            "%s: generation %d serves as %s for %.0f s (lease %s), ready in %.2f s",
+            "%s: generation %d serves as %s%s (%s %s), ready in %.2f s",
             self._source,
             generation,
             user,
-            lease.duration,
+            "" if lease.polled else f" for {lease.duration:.0f} s",
+            "version" if lease.polled else "lease",
             lease.lease_id,
             seconds,
         )
@@ -73,10 +74,14 @@ class Chronicle:
 
     def failed(self, error: Exception, lease: Lease | None, rest: float) -> None:
         """
-        Tell that *lease* was not renewed, or (None) that no successor was had; *rest* is what is left of the lease.
+        Tell that *lease* was not renewed, or (None) that no successor was had.
+
+        *rest* is for how many seconds the credential in force is good, 0 where there is none.
         """
         failures = self._count_failure()
-        serves = f"the credential serves on for {rest:.0f} s" if 0 < rest < math.inf else "no credential is in force"
+        serves = "the credential serves on" if rest > 0 else "no credential is in force"
+        if 0 < rest < math.inf:
+            serves += f" for {rest:.0f} s"
         level = logging.WARNING if failures == 1 else logging.DEBUG
         logger.log(level, "%s: %s; trying again, %s", self._source, fold(error), serves)
         if lease is None:

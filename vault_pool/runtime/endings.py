@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from vault_pool import events
 from vault_pool.core import machine
-from vault_pool.core.lease import Lease
+from vault_pool.core.lease import Credential, Lease
 from vault_pool.core.machine import LeaseState, Phase
-from vault_pool.errors import LeaseLost, VaultError, VaultPoolError
+from vault_pool.errors import LeaseLost, SourceError, VaultError, VaultPoolError
 from vault_pool.runtime.scheduler import Runtime
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ class Ending:
     One lease on its way out; *left* counts the generations that still have connections by it.
     """
 
-    __slots__ = ("left", "state", "warned")
+    __slots__ = ("credential", "left", "state", "warned")
 
-    def __init__(self, state: LeaseState, left: int) -> None:
+    def __init__(self, state: LeaseState, left: int, credential: Credential | None) -> None:
         self.state = state
+        self.credential = credential
         self.left = left
         self.warned = False
 
@@ -45,10 +46,17 @@ class Endings:
     hold. Requests run outside of it, on workers.
     """
 
-    def __init__(self, watcher: Watcher, runtime: Runtime, lock: Any, tell: Callable[[events.Event], None]) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        runtime: Runtime,
+        lock: Any,
+        tell: Callable[[events.Event], None],
+    ) -> None:
         self._source = watcher.source
         self._policy = watcher.policy
         self._wake = watcher.wake
+        self._over = watcher.over
         self._runtime = runtime
         self._lock = lock
         self._tell = tell
@@ -63,11 +71,11 @@ class Endings:
         """
         return [ending.state for ending in self._all]
 
-    def add(self, state: LeaseState, now: float, *, left: int = 0) -> Ending:
+    def add(self, state: LeaseState, now: float, *, left: int = 0, credential: Credential | None = None) -> Ending:
         """
-        Begin to end the lease of *state*, by which *left* generations live.
+        Begin to end the lease of *state*, by which *left* generations live, with *credential*.
         """
-        ending = Ending(machine.advance(state, machine.Succeeded(), now, self._policy), left)
+        ending = Ending(machine.advance(state, machine.Succeeded(), now, self._policy), left, credential)
         if state.lease is not None:
             self._all.append(ending)
             self._drain(ending, now)
@@ -110,10 +118,10 @@ class Endings:
     def _step_one(self, ending: Ending, now: float, jobs: list[Job]) -> float:
         if ending.state.lease is not None:
             known = machine.OwnerChanged(self._source.owner(ending.state.lease))
-            ending.state = machine.advance(ending.state, known, now, self._policy)
+            self._advance(ending, known, now)
         action = machine.decide(ending.state, now, self._policy)
         if isinstance(action, machine.Lapse):
-            ending.state = machine.advance(ending.state, machine.Lapsed(), now, self._policy)
+            self._advance(ending, machine.Lapsed(), now)
             action = machine.decide(ending.state, now, self._policy)
         if isinstance(action, machine.Renew | machine.Revoke):
             ending.state = machine.advance(ending.state, machine.Sent(), now, self._policy)
@@ -140,8 +148,17 @@ class Endings:
             event = machine.Failed(self._runtime.random())
         self._log(ending, lease, problem)
         with self._lock:
-            ending.state = machine.advance(ending.state, event, self._runtime.clock.now(), self._policy)
+            self._advance(ending, event, self._runtime.clock.now())
         self._wake()
+
+    def _advance(self, ending: Ending, event: machine.Event, now: float) -> None:
+        """
+        Tell the machine of *event*; if that is the end of a lease by which connections are still out, tell the holders.
+        """
+        ended = ending.state.phase is Phase.ENDED
+        ending.state = machine.advance(ending.state, event, now, self._policy)
+        if ending.state.phase is Phase.ENDED and not ended and ending.left > 0 and ending.credential is not None:
+            self._over(ending.credential, revoked=not isinstance(event, machine.Lapsed))
 
     def _ask(self, request: machine.Renew | machine.Revoke) -> machine.Event:
         if isinstance(request, machine.Renew):
@@ -169,4 +186,6 @@ def failed(error: VaultPoolError, draw: float) -> machine.Failed:
     """
     if isinstance(error, VaultError):
         return machine.Failed(draw, error.retryable, error.retry_after or 0.0)
+    if isinstance(error, SourceError):
+        return machine.Failed(draw, longest_pause=error.longest_pause)
     return machine.Failed(draw)

@@ -6,6 +6,7 @@ sockets are shared with the parent. So nothing of that is used, closed or waited
 sockets is an `Heir`, which starts over in place. The parent does nothing for it; only, a fork waits while libpq has a
 socket that nobody knows of (`whole`; up to 5 ms where many threads run).
 
+``os.register_at_fork`` sees to it where it exists: where it does not (Windows), nothing forks. A server that forks in C
 may run no such hooks (uWSGI without ``py-call-osafterfork``): there `settle` notices, at the first checkout.
 """
 
@@ -15,6 +16,7 @@ import mmap
 import operator
 import os
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -112,6 +114,14 @@ def table() -> dict[Any, Any]:
     made: dict[Any, Any] = {}
     _tables.append(made)
     return made
+
+
+def greenlets() -> bool:
+    """
+    Tell whether gevent has put greenlets in the place of threads: those live on in a child, and use what they hold.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def renew(held: Any) -> None:

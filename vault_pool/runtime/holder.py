@@ -68,6 +68,11 @@ class Holder(Protocol):
         Take note that the lease, which was granted for *term* seconds, has ended without a successor.
         """
 
+    def end(self, credential: Credential, *, revoked: bool) -> None:
+        """
+        Take note that the lease of retired connections by *credential* is over, *revoked* or at its time.
+        """
+
     def report(self, error: Exception | None, *, attempt: bool = False) -> None:
         """
         Take note that there is trouble, or (None) that there is none. *attempt*: a rotation was tried and failed.

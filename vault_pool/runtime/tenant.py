@@ -251,6 +251,17 @@ class Tenant(Generic[CT]):
             over = partial(self._lapse_over, weakref.ref(current), longest)
             self._runtime.call_at(self._runtime.clock.now() + longest, over)
 
+    def end(self, credential: Credential, *, revoked: bool) -> None:
+        """
+        Have the retired connections by *credential* ended at the retire deadline, if something is left to be ended.
+
+        At its time, the end of a lease leaves a session without rights, unless it has assumed a role.
+        """
+        pool = self._pool()
+        for generation in [] if pool is None else pool._reaper.retiring():
+            if generation.credential == credential and (revoked or generation.role is not None):
+                generation.revoked = True
+
     def _lapse_over(self, ref: weakref.ref[Generation[CT]], longest: float) -> None:
         pool, generation = self._pool(), ref()
         if pool is None or generation is None or not pool._vacate(generation, revoked=True):

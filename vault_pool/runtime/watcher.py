@@ -17,7 +17,7 @@ from vault_pool.core import machine
 from vault_pool.core.lease import Credential, Lease
 from vault_pool.core.machine import LeaseState
 from vault_pool.core.policy import RenewalPolicy
-from vault_pool.errors import LeaseLost, VaultPoolError
+from vault_pool.errors import LeaseLost, LoginFailed, VaultPoolError
 from vault_pool.runtime import forking
 from vault_pool.runtime.chronicle import Chronicle
 from vault_pool.runtime.endings import Ending, Endings, Job, failed
@@ -263,7 +263,7 @@ class Watcher:
         if lease is None or credential is None or not self._state.serving or self._state.sent_at is not None:
             return
         for holder in self._alive():
-            if holder not in self._served:
+            if holder not in self._served and not holder.closed:
                 self._served[holder] = lease.lease_id
                 proofs.append((holder.lane, partial(self._welcome, holder, credential, lease.lease_id)))
 
@@ -308,19 +308,19 @@ class Watcher:
 
     def _swap(self, issued: Issued) -> None:
         """
-        Prove *issued* with every holder, then have all of them swap; or with none.
+        Prove *issued* with every holder, then have all of them swap; or none, while what they have is in force.
+
+        Where it is not, those that can be served are; the others are tried again.
         """
-        prepared: list[tuple[Any, Any]] = []
-        try:
-            for holder in [] if self._stopping else self._alive():
-                prepared.append((holder, holder.prepare(issued.credential)))  # noqa: PERF401 - what is there is kept
-        except Exception as error:
+        together = self._state.serving
+        prepared, problem = self._prove(issued.credential, together=together)
+        if problem is not None and (together or not prepared):
             for holder, generation in prepared:
                 holder.discard(generation)
             self._return(issued)
-            if not isinstance(error, VaultPoolError):
-                raise
-            self._failed(error)
+            if not isinstance(problem, VaultPoolError):
+                raise problem
+            self._failed(problem)
             return
         number = self._install(issued, prepared)
         if number is not None:
@@ -328,14 +328,34 @@ class Watcher:
             self._chronicle.rotated(issued, number)
         self.wake()
 
+    def _prove(self, credential: Credential, *, together: bool) -> tuple[list[tuple[Any, Any]], Exception | None]:
+        """
+        Return what the holders have prepared, and why one has not; *together*: then the others need not try.
+        """
+        prepared: list[tuple[Any, Any]] = []
+        problem: Exception | None = None
+        for holder in [] if self._stopping else self._alive():
+            generation, error = _prepared(holder, credential)
+            if error is None:
+                prepared.append((holder, generation))
+            elif not holder.closed:
+                # Of one that was closed meanwhile the others do not depend.
+                holder.report(error)
+                problem = error
+                if together:
+                    break
+        return prepared, problem
+
     def _install(self, issued: Issued, prepared: list[tuple[Any, Any]]) -> int | None:
         number = None
         with self._lock:
             now = self.now()
-            ending = self._endings.add(self._state, now, left=len(prepared))
+            ending = self._endings.add(self._state, now, left=len(prepared), credential=self._credential)
             event = machine.Issued(issued.lease, self.source.owner(issued.lease), self._runtime.random())
             self._state = machine.advance(self._state, event, now, self.policy)
             self._credential = issued.credential
+            # Whoever is not among the prepared is welcomed like one that comes later.
+            self._served.clear()
             for holder, generation in prepared:
                 self._served[holder] = issued.lease.lease_id
                 number = holder.install(generation, partial(self._finished, ending)) or number
@@ -362,6 +382,9 @@ class Watcher:
             with self._lock:
                 self._served.pop(holder, None)
             holder.report(error)
+            if isinstance(error, LoginFailed) and error.refused:
+                # Those who serve already may not log in for hours, and hence not notice.
+                self.suspect(credential, Sign.REFUSAL)
             self._runtime.call_at(self.now() + self.policy.backoff_base, self._step)
             return
         with self._lock:
@@ -394,6 +417,13 @@ class Watcher:
 
     def _is_current(self, lease: Lease) -> bool:
         return self._state.lease is not None and self._state.lease.lease_id == lease.lease_id
+
+    def over(self, credential: Credential, *, revoked: bool) -> None:
+        """
+        Tell the holders that the lease of retired connections is over. The caller holds the lock.
+        """
+        for holder in self._alive():
+            holder.end(credential, revoked=revoked)
 
     def _finished(self, ending: Ending) -> None:
         """
@@ -456,7 +486,7 @@ class Watcher:
             self._state = machine.advance(self._state, event, now, self.policy)
             for holder in self._alive():
                 holder.report(error, attempt=lease is None)
-            rest = self._state.deadline - now
+            rest = self._state.deadline - now if self._state.serving else 0.0
         self._chronicle.failed(error, lease, rest)
         self.wake()
 
@@ -472,6 +502,16 @@ class Watcher:
     def _tell(self, event: events.Event) -> None:
         for holder in self._alive():
             holder.emit(event)
+
+
+def _prepared(holder: Holder, credential: Credential) -> tuple[Any, Exception | None]:
+    """
+    Return what *holder* has prepared, or why it could not.
+    """
+    try:
+        return holder.prepare(credential), None
+    except Exception as error:  # noqa: BLE001 - the caller raises it, when all is in order
+        return None, error
 
 
 def _name(state: LeaseState) -> str:

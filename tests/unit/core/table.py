@@ -699,3 +699,93 @@ def a_token_without_an_end(core: Any) -> None:
     token = Machine(core).issue(math.inf, renewable=False)
     assert math.isinf(token.wait(1e9))
     assert token.by_hand(5).at(5) == "Read"
+
+
+# --- what is looked at -------------------------------------------------------------------------------------
+
+
+def looked(core: Any, duration: float = 60.0, *, at: float = 0.0, spread: float = 0.0, version: str = "v1") -> Any:
+    """Return the term of a credential without a lease."""
+    return core.Lease.looked_up(version, duration, T + at, spread=spread)
+
+
+def looking(core: Any, duration: float = 60.0, *, spread: float = 0.0, draw: float = 0.0, **policy: Any) -> Machine:
+    """Return a life of such a credential, which was found at 0."""
+    life = Machine(core, **policy).send(0)
+    return life.tell(core.Issued(looked(core, duration, spread=spread), core.Owner(), draw), 0)
+
+
+@check
+def looks_again_when_the_source_says(core: Any) -> None:
+    """After its duration, and up to its spread more; counted from the request; a read, never a renewal."""
+    assert looking(core).wait(1) == near(60)
+    assert looking(core, 11, spread=5, draw=0.5).wait(1) == near(13.5)
+    assert looking(core, 11, spread=5, draw=1.0).wait(1) == near(16)
+    life = looking(core)
+    assert (life.phase, life.at(59), life.at(60)) == ("active", "Wait", "Read")
+    assert life.send(60).tell(core.Unchanged(looked(core, at=60), 0.0), 65).wait(65) == near(120)
+
+
+@check
+def what_is_looked_at_has_no_end(core: Any) -> None:
+    """However late the next look is, nothing lapses, and nothing is set aside for a successor."""
+    life = looking(core)
+    assert not life.state.lease.renewable
+    assert (life.state.deadline, core.rotate_by(life.state, life.policy)) == (math.inf, math.inf)
+    assert life.at(1e9) == "Read"
+    assert looking(core, math.inf).wait(1e9) == math.inf
+
+
+@check
+def a_look_that_finds_the_same_changes_nothing(core: Any) -> None:
+    """Neither its name nor since when it serves; only the next look is another, by another draw."""
+    life = looking(core, spread=10)
+    life.fail(60).fail(61)
+    life.send(62).tell(core.Unchanged(looked(core, 30, at=62, spread=10, version="v1 again"), 1.0), 63)
+    assert (life.state.lease.lease_id, life.state.lease.issued_at) == ("v1", T)
+    assert (life.phase, life.wait(63), life.state.failures) == ("active", near(102), 0)
+
+
+@check
+def a_look_that_says_nothing_new_revives_nothing(core: Any) -> None:
+    """It came too late: the credential is lost, or was succeeded."""
+    again = core.Unchanged(looked(core, at=61), 0.0)
+    life = looking(core).send(60).lose(61)
+    assert life.tell(again, 61).phase == "vacant"
+    life = looking(core).send(60).succeed(61)
+    before = life.state
+    assert life.tell(again, 61).state == before
+
+
+@check
+def a_look_that_fails_is_tried_again(core: Any) -> None:
+    """With growing pauses, of which none is longer than the source says; what is known serves on."""
+    life = looking(core)
+    pauses = []
+    for at in range(60, 65):
+        pauses.append(life.fail(at).wait(at) - at)
+        assert (life.phase, life.state.lease.lease_id) == ("active", "v1")
+    assert pauses == [near(pause) for pause in (0.5, 1, 2, 4, 8)]
+    assert life.fail(100, longest_pause=1.0).wait(100) == near(101)
+    assert life.fail(110, retryable=False, longest_pause=1.0).wait(110) == near(111)
+    assert life.fail(120, longest_pause=1.0, retry_after=5.0).wait(120) == near(125)
+    assert Machine(core).fail(0).fail(1).fail(2, longest_pause=1.0).wait(2) == near(3)
+
+
+@check
+def what_is_looked_at_can_be_replaced_by_hand(core: Any) -> None:
+    """At once; and until that has happened, it is wanted."""
+    life = looking(core).by_hand(10)
+    assert (life.at(10), life.state.wanted) == ("Read", True)
+    life.fail(10)
+    assert (life.state.wanted, life.wait(10)) == (True, near(10.5))
+    life.send(11).tell(core.Issued(looked(core, at=11), core.Owner(), 0.0), 11)
+    assert (life.state.wanted, life.wait(11)) == (False, near(71))
+
+
+@check
+def what_is_looked_at_is_not_revoked(core: Any) -> None:
+    """Nor renewed: when its sessions are back, it is over."""
+    life = looking(core).succeed(70)
+    assert (life.phase, life.wait(1e9)) == ("retiring", math.inf)
+    assert life.drain(80).phase == "ended"

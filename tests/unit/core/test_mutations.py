@@ -15,6 +15,7 @@ import pytest
 
 import vault_pool.core
 from tests.unit.core.lives import CORE, Life, World, namespace
+from tests.unit.core.looks import Looking, Place
 from tests.unit.core.table import CHECKS
 
 # In the order in which they import one another.
@@ -93,6 +94,23 @@ MUTATIONS = [
     ("puts a lapse off", "machine", "phase=Phase.LAPSED, due=min(state.due, now + policy.backoff_cap))", "phase=Phase.LAPSED, due=now + policy.backoff_cap)"),
     ("forgets that failures were in a row", "machine", "    failures = state.failures + 1\n    pause", "    failures = 1\n    pause"),
     ("keeps failures for ever", "machine", "longer = replace(state, lease=lease, draw=event.draw, failures=0)", "longer = replace(state, lease=lease, draw=event.draw)"),
+    ("lets what is looked at end", "lease", "return math.inf if self.polled else self.stamped_at", "return self.stamped_at"),
+    ("takes a look for a lease", "lease", "replace(unleased, polled=True, spread=spread)", "replace(unleased, spread=spread)"),
+    ("has a fleet look in step", "lease", "replace(unleased, polled=True, spread=spread)", "replace(unleased, polled=True)"),
+    ("renews what is looked at", "lease", "cls.issued(version, duration, now, renewable=False)", "cls.issued(version, duration, now)"),
+    ("asks for more time instead of looking", "machine", "    if lease.polled:\n        return Read()\n", ""),
+    ("looks at two thirds", "machine", "    if lease.polled:\n        return lease.stamped_at + lease.duration + lease.spread * state.draw\n", ""),
+    ("counts a look from the first one", "machine", "lease.stamped_at + lease.duration + lease.spread", "lease.issued_at + lease.duration + lease.spread"),
+    ("takes what is looked at for its last term", "machine", "Phase.ACTIVE if buys or polled else Phase.FINAL", "Phase.ACTIVE if buys else Phase.FINAL"),
+    ("tells Vault of what it does not know", "machine", "        case Drained() if state.phase is Phase.RETIRING and state.lease is not None and state.lease.polled:\n            return replace(state, phase=Phase.ENDED)\n", ""),
+    ("revives by a look what was succeeded", "machine", "case Unchanged(lease, draw) if state.serving and state.lease", "case Unchanged(lease, draw) if state.lease"),
+    ("renames what did not change", "machine", "replace(lease, lease_id=state.lease.lease_id, issued_at=state.lease.issued_at)", "replace(lease, issued_at=state.lease.issued_at)"),
+    ("forgets since when it serves", "machine", "replace(lease, lease_id=state.lease.lease_id, issued_at=state.lease.issued_at)", "replace(lease, lease_id=state.lease.lease_id)"),
+    ("looks once only", "machine", "lease=again, draw=draw, failures=0, sent_at=None), policy)", "lease=again, draw=draw, failures=0), policy)"),
+    ("keeps the failures of looks", "machine", "lease=again, draw=draw, failures=0, sent_at=None), policy)", "lease=again, draw=draw, sent_at=None), policy)"),
+    ("looks by the same draw for ever", "machine", "lease=again, draw=draw, failures=0, sent_at=None), policy)", "lease=again, failures=0, sent_at=None), policy)"),
+    ("keeps the old term after a look", "machine", "replace(state, lease=again, draw=draw,", "replace(state, draw=draw,"),
+    ("backs off from what costs nothing", "machine", "min(pause, event.longest_pause)", "pause"),
 ]  # fmt: skip
 
 #: Some lives, so that what the table does not name is looked at as well.
@@ -100,6 +118,10 @@ WORLDS = [
     World(ttl=3600, max_ttl=86400, seed=1, steps=60),
     World(ttl=6, max_ttl=12, token_ttl=20, token_max_ttl=60, held=5, seed=2, steps=60),
     World(ttl=60, max_ttl=90, fails=0.5, reads_fail=0.5, cuts=0.2, latency=1, retry_after=5, held=40, seed=3, steps=60),
+]
+PLACES = [
+    Place(duration=1.0, changes=0.05, latency=0.3, seed=1),
+    Place(changes=0.2, spread=5, fails=0.5, refused=0.1, unproven=0.3, by_hand=0.05, lost=0.05, retry_after=9, seed=2),
 ]
 
 
@@ -138,6 +160,9 @@ def complaint(core: SimpleNamespace) -> str | None:
     for check in CHECKS:
         if fails(check, core):
             return check.__name__
+    for place in PLACES:
+        if fails(lambda place=place: Looking(place, core).run()):
+            return str(place)
     for world in WORLDS:
         if fails(lambda world=world: Life(world, core).run()):
             return str(world)

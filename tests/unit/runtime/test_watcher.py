@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 
 import pytest
 
@@ -15,6 +16,7 @@ from vault_pool.core.machine import Owner, Phase
 from vault_pool.core.policy import RenewalPolicy
 from vault_pool.errors import LeaseLost, ProofFailed, VaultDenied, VaultUnavailable
 from vault_pool.events import LeaseRenewed, LeaseRevoked, PoolReplaced, RotationFailed
+from vault_pool.runtime.hot_swap.doubt import Sign
 from vault_pool.runtime.watcher import Watcher, forget, watcher_of
 from vault_pool.sources.base import Issued
 
@@ -68,7 +70,7 @@ class Pool:
     def __init__(self, name="pool"):
         self.lane = name
         self.installed, self.discarded, self.events, self.reports = [], [], [], []
-        self.finishers, self.lapsed = [], []
+        self.finishers, self.lapsed, self.ended = [], [], []
         self.vacated = self.inquiries = 0
         self.fault = None
         self.closed = False
@@ -100,6 +102,9 @@ class Pool:
 
     def lapse(self, term):
         self.lapsed.append(term)
+
+    def end(self, credential, *, revoked):
+        self.ended.append((credential.user, revoked))
 
     def expect(self, deadline):
         self.deadline = deadline
@@ -197,6 +202,89 @@ def test_a_failed_proof_swaps_none_of_the_pools_and_gives_the_lease_back(watcher
     second.fault = None
     runtime.advance(5.0)
     assert "user-of-lease-3" == first.installed[-1] == second.installed[-1]
+
+
+def test_a_pool_that_closes_in_the_middle_of_a_rotation_holds_up_nobody(watcher, source, runtime, caplog):
+    """The others go on without it, by the same read."""
+    first, second = Pool("first"), Pool("second")
+    watcher.attach(first)
+    watcher.attach(second)
+    runtime.settle()
+    second.fault, second.closed = ProofFailed("the pool was closed meanwhile"), True
+    watcher.rotate()
+    runtime.settle()
+
+    assert first.installed == ["user-of-lease-1", "user-of-lease-2"]
+    assert not first.discarded
+    assert len(source.asked("read")) == 2
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    first.finishers.pop()()
+    runtime.settle()
+    assert source.asked("revoke") == ["lease-1"]
+
+
+def test_a_pool_whose_database_is_away_darkens_no_other(watcher, source, runtime):
+    """While a credential is in force they rotate together; when it is lost, who can be served is served."""
+    first, second = Pool("first"), Pool("second")
+    watcher.attach(first)
+    watcher.attach(second)
+    runtime.settle()
+    second.fault = ProofFailed("no")
+    watcher.lost(Credential("user-of-lease-1", "pw"), "gone")
+    runtime.settle()
+
+    assert (first.vacated, second.vacated) == (1, 1)
+    assert (first.installed[-1], second.installed[-1]) == ("user-of-lease-2", "user-of-lease-1")
+    second.fault = None
+    runtime.advance(5.0)
+    assert second.installed[-1] == "user-of-lease-2"
+    assert len(source.asked("read")) == 2
+
+
+def test_a_late_word_about_a_lease_changes_nothing(watcher, source, runtime):
+    """Neither a loss nor a sign concerns the lease that followed."""
+    pool = Pool()
+    watcher.attach(pool)
+    runtime.settle()
+    watcher.rotate()
+    runtime.settle()
+    old = Credential("user-of-lease-1", "pw")
+    watcher.lost(old, "gone")
+    watcher.suspect(old, Sign.REPORT)
+    runtime.settle()
+
+    assert (pool.vacated, len(source.asked("read"))) == (0, 2)
+
+
+def test_the_end_of_a_retired_lease_is_told(watcher, source, runtime):
+    """Connections by it that are still out may have to be ended: it was revoked, or its time is over."""
+    pool = Pool()
+    watcher.attach(pool)
+    runtime.settle()
+    for fault in (LeaseLost("lease not found"), VaultUnavailable("away")):
+        watcher.rotate()
+        runtime.settle()
+        source.fault, source.faulty = fault, {"renew"}
+        runtime.advance(61.0)
+        source.faulty = set()
+        runtime.advance(61.0)
+
+    assert pool.ended[0] == ("user-of-lease-1", True)
+    assert False in {revoked for _, revoked in pool.ended}
+
+
+def test_holders_know_how_long_the_credential_is_good(watcher, source, runtime):
+    """Also after a renewal; and when it has ended without a successor, that it has."""
+    pool = Pool()
+    watcher.attach(pool)
+    runtime.settle()
+    assert pool.deadline == watcher.state.deadline == 160.0
+    runtime.advance(41.0)
+    assert pool.deadline == watcher.state.deadline > 190.0
+    source.fault, source.faulty = VaultUnavailable("away"), {"read", "renew"}
+    runtime.advance(120.0)
+    assert pool.lapsed == [60.0]
+    assert pool.deadline == math.inf
 
 
 def test_a_pool_that_comes_later_gets_the_credential_in_force(watcher, source, runtime):

@@ -56,6 +56,12 @@ class Connector(Generic[CT]):
     def make(self, conninfo: str, **kwargs: Any) -> CT:
         """
         Connect, outside of the budget.
+        """
+        return self._make(conninfo, kwargs, self.role)
+
+    def _make(self, conninfo: str, kwargs: dict[str, Any], role: AssumedRole | None) -> CT:
+        """
+        Connect, and take on *role*.
 
         psycopg's error holds the connection object, and its frames the arguments, both with the password: ours is
         raised after that error is gone, with nothing but its text.
@@ -66,8 +72,8 @@ class Connector(Generic[CT]):
             return connect(conninfo, **kwargs)
         if "connect_timeout" not in kwargs and not _bounded(conninfo):
             kwargs["connect_timeout"] = CONNECT_TIMEOUT
-        if self.role is not None:
-            kwargs = self.role.given(conninfo, kwargs)
+        if role is not None:
+            kwargs = role.given(conninfo, kwargs)
         try:
             conn = connect(conninfo, **{**kwargs, "user": credential.user, "password": credential.password})
         except Exception as error:  # noqa: BLE001 - a connection class of the application may raise anything
@@ -75,8 +81,8 @@ class Connector(Generic[CT]):
             # libpq has sent it, because it was asked for it: who ends the attempt after that is no network.
             refused = bool(getattr(getattr(error, "pgconn", None), "used_password", False))
         else:
-            if self.role is not None and self.role.by_statement:
-                self.role.take(conn, credential.user)
+            if role is not None and role.by_statement:
+                role.take(conn, credential.user)
             return conn
         raise LoginFailed(
             f"PostgreSQL refused the login of {credential.user!r}, or could not be reached: {problem}", refused=refused
@@ -96,7 +102,7 @@ class Connector(Generic[CT]):
                 raise
         plain = AssumedRole(role.name)
         plain.by_statement = True
-        conn: CT = Connector(self.connection_class, self.credential, plain).make(conninfo, **kwargs)
+        conn = self._make(conninfo, kwargs, plain)
         role.by_statement = True
         return conn
 

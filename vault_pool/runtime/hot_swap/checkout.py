@@ -4,6 +4,9 @@ One use of a connection.
 
 from __future__ import annotations
 
+import sys
+import traceback
+from contextlib import suppress
 from threading import get_ident
 from time import monotonic
 from types import TracebackType
@@ -77,3 +80,17 @@ class Checkout(Generic[CT]):
             if take_back(conn):
                 generation.putconn(conn)
             pool._stats[_USAGE_MS] += int(1000.0 * (monotonic() - loan[0]))
+
+
+class DebugCheckout(Checkout[CT]):
+    """
+    A checkout that keeps by which calls it was made.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> CT:
+        conn = super().__enter__()
+        with suppress(AttributeError):
+            conn._stack = "".join(traceback.format_stack(sys._getframe(1)))  # type: ignore[attr-defined]  # ours
+        return conn

@@ -25,7 +25,8 @@ from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.budget import Budget, Retired
 from vault_pool.runtime.hot_swap.doubt import Doubt, Sign, Verdict, Witness, examine
 from vault_pool.runtime.hot_swap.inheritance import disown, disown_pool
-from vault_pool.runtime.hot_swap.tracking import Loan, dismiss, take_back, track
+from vault_pool.runtime.hot_swap.reconnection import hasten, sweep
+from vault_pool.runtime.hot_swap.tracking import dismiss, take_back, track
 
 _BAD = int(ConnStatus.BAD)
 _putconn = ConnectionPool.putconn
@@ -59,6 +60,8 @@ class Generation(Generic[CT]):
         self.good_until = math.inf
         # Its role is gone, or its lease is over for good: what is still out at the retire deadline is ended.
         self.revoked = False
+        self.overdue = False
+        self.ending = False
         # Its lease has ended and there is no successor: open sessions are worth more than fresh ones …
         self.lapsed = False
         # … of which there will be none: a login was refused since then.
@@ -121,11 +124,12 @@ class Generation(Generic[CT]):
         """
         return len(self.connections())
 
-    def loans(self) -> list[Loan]:
+    def borrowers(self) -> list[tuple[float, int, str]]:
         """
-        Return since when and with which threads connections of this generation are out, the longest first.
+        Return since when, with which threads, and (in debug mode) by which calls connections are out, oldest first.
         """
-        return sorted(loan for conn in self.connections() if (loan := getattr(conn, "_loan", None)) is not None)
+        lent = [(conn, loan) for conn in self.connections() if (loan := getattr(conn, "_loan", None)) is not None]
+        return sorted((*loan, getattr(conn, "_stack", "")) for conn, loan in lent)
 
     def notify(self) -> None:
         """
@@ -224,6 +228,13 @@ class Generation(Generic[CT]):
         if verdict is not Verdict.ALIVE:
             conn.pgconn.finish()
         self.putconn(conn)
+
+    def sweep(self) -> None:
+        """
+        Close the idle connections that the server has ended: one of them was found broken.
+        """
+        for conn in sweep(self.pool):
+            dismiss(conn)
 
     # --- Opening -----------------------------------------------------------------------------------------
 
@@ -447,6 +458,8 @@ class GenerationPool(ConnectionPool[CT]):
             super()._shrink_pool()
 
     def _add_connection(self, attempt: Any, growing: bool = False) -> None:
+        if attempt is not None:
+            hasten(attempt)
         # A retired generation needs no more connections, and nobody needs to hear of it.
         with suppress(Retired):
             super()._add_connection(attempt, growing)

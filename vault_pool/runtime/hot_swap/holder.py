@@ -44,6 +44,10 @@ class HotSwapPool(Surface[CT]):
     it is taken before any lock of a pool, of the budget or of the reaper.
     """
 
+    # How connections are lent, and whether those that are out too long are cancelled.
+    _checkout: type[Checkout[Any]] = Checkout
+    _cancels = False
+
     @overload
     def __init__(
         self: HotSwapPool[Connection[Any]],
@@ -129,6 +133,7 @@ class HotSwapPool(Surface[CT]):
         self._past = Counter[str]()
         self._counted: list[Generation[CT]] = []
         self._moved = 0
+        self._handed_back: weakref.WeakSet[ConnectionPool[CT]] = weakref.WeakSet()
         self._vacant = 0
         self._retire_timeout = positive("retire_timeout", retire_timeout)
         # What the ends of leases are measured by.
@@ -169,7 +174,7 @@ class HotSwapPool(Surface[CT]):
         self._reaper = self._new_reaper()
 
     def _new_reaper(self) -> Reaper:
-        reaper = Reaper(self._name)
+        reaper = Reaper(self._name, cancels=self._cancels)
         # Its thread knows the reaper, not the holder: a holder that was dropped is collected, and the thread ends.
         weakref.finalize(self, reaper.close, 0.0).atexit = False
         return reaper
@@ -198,8 +203,18 @@ class HotSwapPool(Surface[CT]):
         """
         Open a generation of this process's own, where the pool was open in the process that forked it.
         """
+        if not self._inherited:
+            return
+        if forking.greenlets():
+            raise PoolError(
+                f"the pool {self.name!r} was open when the process forked, but gevent's greenlets live on in a child: "
+                "open it after the fork"
+            )
+        self._open_anew()
+
+    def _open_anew(self) -> None:
         with self._lock:
-            if not self._inherited or self._closed or self._current is not None:
+            if self._closed or self._current is not None:
                 return
             if self._budget is None:
                 raise PoolError(
@@ -257,8 +272,14 @@ class HotSwapPool(Surface[CT]):
             fresh.number = fresh.number or (1 if old is None else old.number + 1)
             self._pools.add(fresh.pool)
             self._counted.append(fresh)
+            if fresh.pool in self._handed_back:
+                # It has counted for us before, and for others meanwhile.
+                self._handed_back.discard(fresh.pool)
+                self._past.subtract(counters(fresh.pool.get_stats()))
             if old is not None and not retire:
                 self._counted.remove(old)
+                self._past.update(counters(old.pool.get_stats()))
+                self._handed_back.add(old.pool)
             self._changed.notify_all()
         fresh.notify()
         if old is None:
@@ -310,7 +331,7 @@ class HotSwapPool(Surface[CT]):
         """
         Return a context manager around a connection: `getconn`, commit or rollback, `putconn`.
         """
-        return Checkout(self, timeout)
+        return self._checkout(self, timeout)
 
     def getconn(self, timeout: float | None = None) -> CT:
         """
@@ -318,7 +339,8 @@ class HotSwapPool(Surface[CT]):
 
         Raises `PoolTimeout`, `TooManyRequests` or `PoolClosed` as psycopg_pool does.
         """
-        return Checkout(self, timeout).__enter__()
+        checkout: Checkout[CT] = self._checkout(self, timeout)
+        return checkout.__enter__()
 
     def _getconn_elsewhere(
         self,

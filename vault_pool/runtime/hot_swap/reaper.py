@@ -7,7 +7,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -15,6 +17,7 @@ from psycopg_pool import ConnectionPool
 
 from vault_pool.errors import PoolClosed
 from vault_pool.runtime import forking
+from vault_pool.runtime.hot_swap.ending import cancel, cut_off
 from vault_pool.runtime.hot_swap.generation import Generation, GenerationPool
 from vault_pool.runtime.hot_swap.tracking import dismiss
 
@@ -31,7 +34,8 @@ RECOUNT = 0.05
 
 class Reaper:
     """
-    Close retired pools, and tell when their last connection is closed.
+    Close retired pools, and tell when their last connection is closed. *cancels*: what is still out at the deadline of
+    a generation is cancelled.
 
     Its thread begins with the first one and lives until `close`: to start it takes longer than a swap.
 
@@ -39,8 +43,9 @@ class Reaper:
     outside it, and never by one of the pool's own workers.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, cancels: bool = False) -> None:
         self._name = name
+        self._cancels = cancels
         self._changed = threading.Condition(threading.Lock())
         # Those whose pools are still to be closed; they are in the dict below as well.
         self._arrived: list[Generation[Any]] = []
@@ -63,7 +68,8 @@ class Reaper:
         """
         Close the pool of *generation*, which has begun retiring, and its connections as they come back.
 
-        After *timeout* seconds a warning names who still holds one.
+        After *timeout* seconds a warning names who still holds one. If the lease of the generation is over for good by
+        then, or as soon as it is, what is still out is cancelled and cut off from the server.
         """
         with self._changed:
             self._arrived.append(generation)
@@ -151,10 +157,24 @@ class Reaper:
                 self._changed.notify_all()
             elif due:
                 self._retiring[generation] = math.inf
+                generation.overdue = True
         if done:
             generation.finish()
-        elif due:
+            return
+        if due:
             self.complain(generation)
+        # Also later: only then its lease may come to its end.
+        if generation.overdue and generation.revoked and not generation.ending:
+            generation.ending = True
+            self._in_background(partial(_end, generation))
+        elif due and self._cancels:
+            self._in_background(partial(_cancel, generation))
+
+    def _in_background(self, action: Callable[[], None]) -> None:
+        """
+        Run *action*, which a server that hangs may hold up, beside this thread, which clients wait for.
+        """
+        threading.Thread(target=action, name=f"{self._name}-ending", daemon=True).start()
 
     def complain(self, generation: Generation[Any]) -> None:
         """
@@ -162,16 +182,35 @@ class Reaper:
         """
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         now = monotonic()
+        borrowers = generation.borrowers()
         holders = ", ".join(
-            f"thread {names.get(ident, ident)} for {now - since:.1f} s" for since, ident in generation.loans()
+            f"thread {names.get(ident, ident)} for {now - since:.1f} s" for since, ident, _ in borrowers
         )
         logger.warning(
-            "%s: generation %d is past its retire timeout and still has %d connection(s) out: %s",
+            "%s: generation %d is past its retire timeout and still has %d connection(s) out: %s%s",
             self._name,
             generation.number,
             generation.live(),
             holders or "lent outside of this pool",
+            "".join(
+                f"\nborrowed by thread {names.get(ident, ident)} in\n{stack}" for _, ident, stack in borrowers if stack
+            ),
         )
+
+
+def _cancel(generation: Generation[Any]) -> None:
+    for conn in generation.connections():
+        cancel(conn)
+
+
+def _end(generation: Generation[Any]) -> None:
+    """
+    End the sessions of a generation whose lease is over: revoking has to end access.
+    """
+    for conn in generation.connections():
+        cancel(conn)
+        cut_off(conn)
+    generation.notify()
 
 
 def _close_pool(generation: Generation[Any]) -> None:

@@ -35,6 +35,8 @@ class Tracked(Connection[Any]):
     _suspect = False
     #: Somebody else's thread cut it off from the server; its borrower may not know yet.
     _ended = False
+    #: The calls by which it was borrowed last, in debug mode.
+    _stack = ""
 
     def wait(self, gen: PQGen[Any], *args: Any, **kwargs: Any) -> Any:
         """
@@ -43,12 +45,13 @@ class Tracked(Connection[Any]):
         try:
             return super().wait(gen, *args, **kwargs)
         except psycopg.Error as error:
-            if is_sign(error.sqlstate):
-                # Without a generation it is not connected yet as far as the pool goes: a refused login is heard of.
-                generation = getattr(self, "_generation", None)
-                if generation is not None:
-                    self._suspect = True
-                    generation.suspect()
+            # Without a generation it is not connected yet as far as the pool goes: a refused login is heard of.
+            generation = getattr(self, "_generation", None)
+            if generation is not None and is_sign(error.sqlstate):
+                self._suspect = True
+                generation.suspect()
+            elif generation is not None and self.closed:
+                generation.sweep()
             raise
 
     @classmethod
@@ -72,13 +75,18 @@ class Tracked(Connection[Any]):
         psycopg's own method forgets a connection that the server broke meanwhile, and its slot with it, and really
         closes a connection that was given back before: then it lies in the pool, or is with its next borrower.
         """
-        home = self._generation.pool
+        generation = getattr(self, "_generation", None)
+        if generation is None:
+            # It is closed before it became a pool's.
+            super().close()
+            return
+        home = generation.pool
         if home.close_returns and not self._dismissed:
             if hasattr(self, "_loan"):
                 cast("Any", self._pool).putconn(self)
             return
         super().close()
-        self._generation.notify()
+        generation.notify()
 
 
 _classes: dict[type[Any], type[Any]] = {}
