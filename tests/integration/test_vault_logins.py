@@ -267,3 +267,63 @@ def test_a_wrong_password_locks_nobody_out(vault_server, method):
         vault._keeper._login_error = None  # as if its pause had passed
     assert vault_server.api("POST", f"auth/{mount}/login/alice", {"password": "right"}, token="")[0] == 200
     vault.close()
+
+
+# --- Second factors and namespaces -------------------------------------------------------------------------
+
+
+def test_a_login_with_a_second_factor_is_told_as_such(vault_server, method):
+    """Vault answers 200 without a token; the error says what stands in the way."""
+    mount = method("userpass")
+    vault_server.ask("POST", f"auth/{mount}/users/alice", {"password": "p"})
+    status, made = vault_server.api("POST", "identity/mfa/method/totp", {"issuer": "x"})
+    if status >= 400 and vault_server.kind == "devserver":
+        pytest.skip("the development server has no second factors")
+    accessor = vault_server.ask("GET", "sys/auth")["data"][f"{mount}/"]["accessor"]
+    enforcement = {"mfa_method_ids": [made["data"]["method_id"]], "auth_method_accessors": [accessor]}
+    vault_server.ask("POST", "identity/mfa/login-enforcement/tests", enforcement)
+    vault = Vault(vault_server.address, auth=UserPass("alice", "p", mount_point=mount))
+    with pytest.raises(VaultDenied, match="second factor"):
+        vault.call("GET", "x")
+    vault.close()
+    vault_server.ask("DELETE", "identity/mfa/login-enforcement/tests")
+    vault_server.ask("DELETE", f"identity/mfa/method/totp/{made['data']['method_id']}")
+
+
+def test_everything_may_lie_in_a_namespace(vault_server, database):
+    """Login, wrapping, leases and the token's own affairs of a pool in a namespace."""
+    name = f"ns-{vault_server.mount}"
+    status, _ = vault_server.api("POST", f"sys/namespaces/{name}", {})
+    if status >= 400:
+        pytest.skip(f"{vault_server.kind} has no namespaces")
+
+    def ask(verb, path, body=None, **headers):
+        status, answer = vault_server.api(verb, path, body, headers={"X-Vault-Namespace": name, **headers})
+        assert status < 300, answer
+        return answer
+
+    ask("POST", "sys/mounts/db", {"type": "database"})
+    login = {"username": database.admin.user, "password": database.admin.password}
+    connection = {"plugin_name": "postgresql-database-plugin", "allowed_roles": "*", **login}
+    ask("POST", "db/config/pg", {**connection, "connection_url": database.connection_url()})
+    create = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE"
+    ask("POST", "db/roles/app", {"db_name": "pg", "creation_statements": [f'{create} "{database.group}"']})
+    rules = 'path "db/creds/app" { capabilities = ["read"] } path "sys/leases/*" { capabilities = ["update"] }'
+    ask("PUT", "sys/policies/acl/app", {"policy": rules})
+    ask("POST", "sys/auth/approle", {"type": "approle"})
+    ask("POST", "auth/approle/role/app", {"token_policies": ["app"], "token_ttl": "60s"})
+    role_id = ask("GET", "auth/approle/role/app/role-id")["data"]["role_id"]
+    wrapped = ask("POST", "auth/approle/role/app/secret-id", {}, **{"X-Vault-Wrap-TTL": "60"})["wrap_info"]["token"]
+
+    auth = AppRole(role_id, wrapping_token=wrapped, role_name="app")
+    vault = Vault(vault_server.address, auth=auth, namespace=name)
+    source = DynamicRole("app", vault=vault, mount_point="db")
+    with VaultPool(database.conninfo(), source=source, min_size=1, max_size=2) as pool:
+        first = pool.status().user
+        vault._keeper._renew()
+        pool.rotate()
+        until(lambda: database.roles() == [pool.status().user])
+        assert pool.status().user != first
+    until(lambda: database.roles() == [])
+    ask("DELETE", "sys/mounts/db")
+    vault_server.ask("DELETE", f"sys/namespaces/{name}")

@@ -17,7 +17,8 @@ from vault_pool.sources.base import Issued
 from vault_pool.sources.polled import Polled, checked_field, checked_interval, credential_in
 from vault_pool.vault.notices import log_once
 
-_LEAST_INTERVAL = 0.1
+#: What the allowance of a lease lets through for long (`RenewalPolicy.requests_per_hour`).
+_LEAST_INTERVAL = 0.5
 _LARGEST = 1 << 20
 _OTHERS = stat.S_IROTH | stat.S_IWOTH
 _FORMATS = {".json": "json", ".env": "dotenv"}
@@ -49,7 +50,7 @@ class AgentFile(Polled):
         password_field: str = "password",  # noqa: S107 - the name of a field
         interval: float = 1.0,
     ) -> None:
-        if not isinstance(path, (str, os.PathLike)) or not str(path):
+        if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
             raise ConfigurationError(f"path must be the path of a file, not {path!r}")
         self._path = Path(path)
         super().__init__(str(self._path))
@@ -76,7 +77,7 @@ class AgentFile(Polled):
             problem, credential = error.strerror or "it cannot be read", None
         if credential is None:
             self._signature = None
-            raise SourceError(f"{self._path}: {problem or self._reason()}")
+            raise SourceError(f"{self._path}: {problem or self._reason()}", longest_pause=self._interval)
         return self._issued(credential, now, self._interval, 0.0)
 
     def _same(self) -> bool:
@@ -86,9 +87,9 @@ class AgentFile(Polled):
         """
         Return the file's credential, or None where it has none. Its locals hold the content: only OSError leaves it.
         """
-        with self._path.open("rb") as file:
+        with open(self._path, "rb", opener=_promptly) as file:
             found = os.fstat(file.fileno())
-            content = file.read(_LARGEST)
+            content = file.read(_LARGEST) if stat.S_ISREG(found.st_mode) else b""
         if found.st_mode & _OTHERS:
             log_once(
                 f"{self._path} can be read or written by everybody (mode {stat.S_IMODE(found.st_mode):04o}): "
@@ -103,6 +104,13 @@ class AgentFile(Polled):
             f"it is not, or not yet, a {self._format} file with texts in {self._user_field!r} and "
             f"{self._password_field!r}: check the template, and format, user_field and password_field"
         )
+
+
+def _promptly(path: str, flags: int) -> int:
+    """
+    Open *path* without waiting: a pipe that nobody writes to must not hold a look up.
+    """
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _signature(found: os.stat_result) -> _Signature:

@@ -48,6 +48,7 @@ class KV(PolledInVault):
         self._mount_point = checked_mount_point(mount_point, "a KV store")
         self._versioned = version == 2
         self._path = f"{self._mount_point}/data/{words}" if self._versioned else f"{self._mount_point}/{words}"
+        self._words = words
         super().__init__(self._path, vault)
         self._user_field = checked_field("user_field", user_field)
         self._password_field = checked_field("password_field", password_field)
@@ -77,10 +78,11 @@ class KV(PolledInVault):
         if error.status != 404:
             return error
         other = "version=1, if it is a KV store of that version" if self._versioned else "version=2, if it is one"
-        return VaultRefused(
-            f"Vault has no secret at {self._path}: check path and mount_point ({self._mount_point}), or set {other}",
-            status=error.status,
-        )
+        remedy = f"check path and mount_point ({self._mount_point}), or set {other}"
+        for prefix in ("data", self._mount_point):
+            if self._words.startswith(f"{prefix}/"):
+                remedy = f"leave {prefix}/ out of path, if it is no part of the secret's own name; else {remedy}"
+        return VaultRefused(f"Vault has no secret at {self._path}: {remedy}", status=error.status)
 
     def _reason(self, answer: Answer) -> str:
         """
@@ -97,6 +99,8 @@ class KV(PolledInVault):
             return f"version {number} of {self._path} was deleted: undelete it, or write a new one"
         if self._versioned and metadata is None:
             return f"{self._path} is no secret of a KV store of version 2: set version=1"
+        if not self._versioned and isinstance(metadata, dict) and self._words.startswith("data/"):
+            return f"{self._path} is a secret of a KV store of version 2: set version=2, and leave data/ out of path"
         return (
             f"{self._path} has no text in {self._user_field!r} or in {self._password_field!r}: "
             "set user_field and password_field to the names of its fields"

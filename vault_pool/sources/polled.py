@@ -134,7 +134,13 @@ def credential_in(data: Any, user_field: str, password_field: str) -> Credential
     """
     if not isinstance(data, dict):
         return None
-    user, password = data.get(user_field), data.get(password_field)
+    return sound_credential(data.get(user_field), data.get(password_field))
+
+
+def sound_credential(user: object, password: object) -> Credential | None:
+    """
+    Return *user* and *password* as a credential, or None where one of them is no text, or empty. Raises nothing.
+    """
     if isinstance(user, str) and isinstance(password, str) and user and password:
         return Credential(user, password)
     return None

@@ -55,17 +55,19 @@ class StaticRole(PolledInVault):
         data = answer.data
         pause = self._pause(
             now,
+            changed=credential != self._known,
             rotated=data.get("last_vault_rotation"),
             period=data.get("rotation_period") or data.get("rotation_schedule"),
             ttl=max(0.0, seconds(data.get("ttl")) - answer.age),
         )
         return self._issued(credential, now, *pause)
 
-    def _pause(self, now: float, *, rotated: Any, period: Any, ttl: float) -> tuple[float, float]:
+    def _pause(self, now: float, *, changed: bool, rotated: Any, period: Any, ttl: float) -> tuple[float, float]:
         """
         Return after how many seconds to look again, and by how many more that may be spread.
         """
-        if rotated == self._rotated and period == self._period and now >= self._due:
+        same = not changed and rotated == self._rotated and period == self._period
+        if same and now >= self._due:
             # The period is over and Vault has not rotated yet, whatever *ttl* says of the next one.
             self._late += 1
             pause = min(_LATE, 2.0**self._late) / 2

@@ -143,9 +143,10 @@ class Vault:
         The token stays the application's: it is read from *client* at each login, renewed, and never revoked.
         """
         adapter = client.adapter
-        settings = adapter._kwargs
-        verify, timeout, proxies = (settings.get(name) for name in ("verify", "timeout", "proxies"))
-        addresses = checked_addresses(adapter.base_uri)
+        settings = dict(adapter._kwargs)
+        verify, timeout = settings.get("verify"), settings.get("timeout")
+        addresses, proxies = checked_addresses(adapter.base_uri), checked_proxies(settings.get("proxies") or None)
+        del settings["proxies"]
         vault = cls.__new__(cls)
         vault._begin(
             Endpoint(
@@ -154,7 +155,7 @@ class Vault:
                 timeout=checked_timeout(timeout if isinstance(timeout, (int, float)) else _TIMEOUT),
                 namespace=adapter.namespace or None,
                 cert=checked_cert(settings.get("cert")),
-                proxies=dict(proxies) if proxies else environment.proxies(),
+                proxies=sound(proxies),
                 follow_redirects=bool(adapter.allow_redirects),
             ),
             ClientToken(client),

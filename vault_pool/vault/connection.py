@@ -27,6 +27,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from vault_pool.errors import VaultUnavailable
 from vault_pool.vault.endpoint import Endpoint, is_loopback
+from vault_pool.vault.secret import Secret
 
 # Leases of a process are cared for by a few threads at a time; more connections are opened, and not kept.
 _CONNECTIONS_KEPT = 10
@@ -45,7 +46,7 @@ def open_session(endpoint: Endpoint, address: str) -> tuple[requests.Session, st
         return session, "http://localhost"
     if parts.scheme == "https":
         session.mount("https://", TLSAdapter(tls_context(endpoint), endpoint.tls_server_name))
-    session.proxies.update(proxies_for(endpoint.proxies or {}, address))
+    session.proxies.update(proxies_for(endpoint.proxies, address))
     return session, address
 
 
@@ -62,24 +63,24 @@ def idle_sockets(session: requests.Session) -> Iterator[int]:
                         yield connection.sock.fileno()
 
 
-def proxies_for(proxies: Mapping[str, str], address: str) -> dict[str, str]:
+def proxies_for(proxies: Mapping[str, Secret], address: str) -> dict[str, str]:
     """
-    Return those of *proxies* that are for *address*.
+    Return those of *proxies* that are for *address*, in clear.
 
     What the environment says, which has a "no", is never for loopback, as with Vault's own client; a proxy that was
     set for Vault always counts.
     """
     parts = urlsplit(address)
-    if "no" in proxies and _needs_none(parts.hostname or "", parts.netloc, proxies):
+    if "no" in proxies and _needs_none(parts.hostname or "", parts.netloc, proxies["no"].reveal()):
         return {}
     chosen = proxies.get(parts.scheme) or proxies.get("all")
-    return {parts.scheme: chosen} if chosen else {}
+    return {parts.scheme: chosen.reveal()} if chosen else {}
 
 
-def _needs_none(host: str, netloc: str, proxies: Mapping[str, str]) -> bool:
-    if is_loopback(host) or proxy_bypass_environment(netloc, dict(proxies)):
+def _needs_none(host: str, netloc: str, hosts: str) -> bool:
+    if is_loopback(host) or proxy_bypass_environment(netloc, {"no": hosts}):
         return True
-    networks = [each.strip() for each in proxies["no"].split(",") if is_valid_cidr(each.strip())]
+    networks = [each.strip() for each in hosts.split(",") if is_valid_cidr(each.strip())]
     return is_ipv4_address(host) and any(address_in_network(host, network) for network in networks)
 
 

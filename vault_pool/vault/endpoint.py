@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from vault_pool.errors import ConfigurationError
 from vault_pool.vault import environment
 from vault_pool.vault.notices import warn_once
+from vault_pool.vault.secret import Secret
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -28,7 +29,8 @@ class Endpoint:
     *verify* is True, False, the path of a CA file, that of a folder of CA files, or the certificates themselves (PEM).
     *cert* is the path of a client certificate, or of it and of its key. *tls_server_name* is the name that the
     server's certificate has to bear, where it is not that of the address.
-    *proxies* maps a scheme to the URL of an HTTP proxy, and "no" to the hosts that are reached without one.
+    *proxies* maps a scheme to the URL of an HTTP proxy, which may hold a password, and "no" to the hosts that are
+    reached without one.
     """
 
     addresses: tuple[str, ...]
@@ -37,7 +39,7 @@ class Endpoint:
     namespace: str | None = None
     cert: str | tuple[str, str] | None = None
     tls_server_name: str | None = None
-    proxies: Mapping[str, str] | None = field(default=None, repr=False)
+    proxies: Mapping[str, Secret] = field(default_factory=dict)
     follow_redirects: bool = True
 
     @property
@@ -97,14 +99,17 @@ def _inspected(address: object) -> tuple[str, str]:
     return address.rstrip("/"), ""
 
 
-def checked_proxies(proxy: str | None) -> dict[str, str] | str:
+def checked_proxies(proxy: str | Mapping[str, str] | None) -> dict[str, Secret] | str:
     """
     Return the proxies for the setting *proxy*, or what is wrong with it. Raises nothing: it may hold a password.
 
     None leaves it to ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``; an empty text is for none at all.
+    A mapping is requests' own.
     """
     if proxy is None:
-        return environment.proxies()
+        proxy = environment.proxies()
+    if isinstance(proxy, Mapping):
+        return {scheme: Secret(url) for scheme, url in proxy.items()}
     if not proxy:
         return {}
     try:
@@ -114,7 +119,7 @@ def checked_proxies(proxy: str | None) -> dict[str, str] | str:
         sound = False
     if not sound:
         return "proxy (VAULT_PROXY_ADDR, VAULT_HTTP_PROXY) must be the URL of an HTTP proxy, as http://proxy:3128"
-    return {"http": proxy, "https": proxy}
+    return {"http": Secret(proxy), "https": Secret(proxy)}
 
 
 def checked_verify(verify: bool | str | os.PathLike[str]) -> bool | str:

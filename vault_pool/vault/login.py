@@ -43,13 +43,14 @@ class LoginClient:
 
     def login(self, path: str, body: Mapping[str, Any], *, may_change: bool = False, lockout: bool = True) -> Grant:
         """
-        Log in at *path* ("auth/approle/login") with *body*, whose secrets are wrapped in `Secret`.
+        Log in at *path* ("auth/approle/login") with *body*, whose texts, but for names of roles, are secrets.
 
         A refusal is `VaultDenied`, whose *retry_after* says when a login with the same *body* is sent again; until
         then it is raised again without a request. *may_change* tells that the next *body* may be another one, of a
         file that was rewritten, so that it is worth looking sooner. *lockout* tells that the auth method may lock out
         who is refused too often.
         """
+        body = {key: Secret(each) if _secret(key, each) else each for key, each in body.items()}
         outcome = self._logged_in(path, body, lockout=lockout)
         if isinstance(outcome, VaultError):
             if may_change and outcome.retry_after is not None:
@@ -117,6 +118,10 @@ def looked_up(transport: Transport, token: Secret | None) -> Grant | VaultError:
     if isinstance(outcome, VaultError):
         return outcome
     return grant_of_lookup(outcome, token) or translate.lacking("GET", _LOOKUP, outcome.status, "a ttl")
+
+
+def _secret(key: str, value: object) -> bool:
+    return isinstance(value, str) and key not in ("role", "name")
 
 
 def _no_token(answer: Answer, path: str) -> VaultError:

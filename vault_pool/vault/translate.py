@@ -200,7 +200,8 @@ def unanswered(method: str, path: str, address: str, timeout: float, cause: Exce
 
     causes = list(_chain(cause))
     story = f"no answer from Vault at {address} to {method} {path}"
-    if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes):
+    # urllib3 before 2.0 compares the names itself, and has an error of its own for them.
+    if any(isinstance(each, ssl.SSLCertVerificationError) or "CertificateError" in str(type(each)) for each in causes):
         return VaultUnavailable(
             f"{story}: its TLS certificate is not trusted{_verification(causes)}; "
             "name the right CA file in verify (VAULT_CACERT)",

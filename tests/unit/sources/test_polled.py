@@ -112,6 +112,14 @@ def test_a_period_that_was_changed_is_believed(asked):
     assert again(source.read(120.0)) == (91.0, 96.0)
 
 
+def test_another_password_is_a_rotation_whatever_the_rest_says(asked):
+    """Where Vault tells no last_vault_rotation, say."""
+    asked.answers += [static(rotated=None), static(rotated=None), static(rotated=None, password="q")]
+    source = asked(StaticRole, "app")
+    pauses = [again(source.read(now)) for now in (100.0, 112.0, 114.0)]
+    assert pauses == [(11.0, 16.0), (1.0, 2.0), (11.0, 16.0)]
+
+
 @pytest.mark.parametrize("data", [{}, {"username": "u"}, {"username": "u", "rsa_private_key": "k"}, None])
 def test_a_static_role_without_a_password_is_refused(asked, data):
     """The error names what kind of role it has to be."""
@@ -172,6 +180,22 @@ def test_a_secret_without_the_credential_is_explained(asked, version, given, wor
     with pytest.raises(Exception, match=words) as caught:
         asked(KV, "shop", version=version).read(0.0)
     assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "version", "given", "words"),
+    [
+        ("data/shop", 2, (404, {}, {"errors": []}), "leave data/ out of path"),
+        ("secret/shop", 2, (404, {}, {"errors": []}), "leave secret/ out of path"),
+        ("secret/shop", 1, (404, {}, {"errors": []}), "leave secret/ out of path"),
+        ("data/shop", 1, answer({"data": {"username": "u", "password": "p"}, "metadata": {}}), "version=2.*data/ out"),
+    ],
+)
+def test_a_path_with_too_much_in_it_is_explained(asked, path, version, given, words):
+    """Policies and the HTTP API have data/ and the mount point in it; the setting has neither."""
+    asked.answers += [given]
+    with pytest.raises(VaultRefused, match=words):
+        asked(KV, path, version=version).read(0.0)
 
 
 # --- Files -------------------------------------------------------------------------------------------------
@@ -276,6 +300,33 @@ def test_a_file_for_everybody_is_warned_of_once(tmp_path, caplog):
     assert "chmod 600" in caplog.text
 
 
+def test_what_cannot_be_read_is_an_error(tmp_path):
+    """A folder, and a pipe that nobody writes to: it is not waited for."""
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(SourceError, match="Is a directory"):
+        AgentFile(tmp_path / "folder.json").read(0.0)
+    with pytest.raises(SourceError, match="not, or not yet"):
+        AgentFile(tmp_path / "pipe.json").read(0.0)
+
+
+def test_a_file_that_is_not_ours_to_read_is_an_error(tmp_path):
+    """The credential that is known is not in it, nor is anything else."""
+    path = tmp_path / "db.json"
+    source = AgentFile(path)
+    write(path, as_json("a", PASSWORD), mode=0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may read anything
+    try:
+        with pytest.raises(SourceError, match="Permission denied") as caught:
+            source.read(0.0)
+    finally:
+        os.seteuid(user)
+    assert caught.value.longest_pause == 1.0
+    assert PASSWORD not in repr(caught.value)
+
+
 @pytest.mark.parametrize(
     ("words", "password"),
     [
@@ -312,7 +363,13 @@ def test_a_function_of_the_application():
     assert source.name == "our own"
 
 
-def test_what_a_function_raises_is_told_by_its_type(request):
+def test_a_function_may_say_for_how_long():
+    """The tokens of a cloud are good for minutes: there is another before they end."""
+    source = Callback(lambda: ("u", "p", 900), interval=10)
+    assert again(source.read(0.0)) == pytest.approx((486.0, 594.0))
+
+
+def test_what_a_function_raises_is_told_by_its_type():
     """Its text may hold a secret."""
 
     def broken():
@@ -325,7 +382,10 @@ def test_what_a_function_raises_is_told_by_its_type(request):
     assert PASSWORD not in str(caught.value)
 
 
-@pytest.mark.parametrize("found", [None, ("u",), ("u", None), "up"])
+@pytest.mark.parametrize(
+    "found",
+    [None, ("u",), ("u", None), "up", ("u", ""), Credential("", "p"), ("u", "p", 0), ("u", "p", "1h"), (1, 2, 3, 4)],
+)
 def test_what_a_function_returns_has_to_be_a_credential(found):
     """The error names the type only."""
     with pytest.raises(SourceError, match="returned"):
@@ -372,12 +432,18 @@ VAULT = Vault("https://vault", auth=Token("some-token"))
         (lambda: KV("a", vault=VAULT, interval=0.5), "interval"),
         (lambda: AgentFile(""), "path"),
         (lambda: AgentFile(None), "path"),
+        (lambda: AgentFile("a\0.json"), "path"),
         (lambda: AgentFile("db.txt"), "format"),
         (lambda: AgentFile("db.json", format="yaml"), "format"),
         (lambda: AgentFile("db.json", interval=0), "interval"),
         (lambda: AgentFile("db.json", interval=True), "interval"),
         (lambda: Callback("no function"), "read"),
         (lambda: Callback(lambda: None, interval=float("inf")), "interval"),
+        (lambda: Callback(lambda: None, name=""), "name"),
+        (lambda: AgentFile("db.json", interval=0.1), "interval"),
+        (lambda: KV("a", vault="https://vault"), "vault"),
+        (lambda: KV("a", vault=VAULT, mount_point=""), "mount_point"),
+        (lambda: KV(None, vault=VAULT), "path"),
         (lambda: Fixed("", "p"), "user"),
         (lambda: Fixed("u", ""), "password"),
         (lambda: Fixed("u", None), "password"),

@@ -27,10 +27,10 @@ from vault_pool.vault.client import Vault
 
 # Terms are of half an hour, so that what is due at two thirds of them falls into the outage, and their end after it.
 TERM, BEGINS, LASTS = 1800, 1100.0, 600.0
-SHORT = 0.01  # seconds of real time, after which a request that meets a fault is given up
+SHORT = 0.02  # seconds of real time, after which a request that meets a fault is given up
 
 POLICY = RenewalPolicy(jitter=0.0)
-#: At the slowest pace a failure is followed by a pause of half of backoff_cap, since each draw is 0.5; some quicker ones
+#: At the slowest pace a failure is followed by a pause of half of backoff_cap, since each draw is 0.5; quicker ones
 #: come first. An attempt is three requests where surely nothing is done, and a doubtful one a lookup besides.
 MOST_ATTEMPTS = LASTS / (POLICY.backoff_cap / 2) + math.log2(POLICY.backoff_cap / POLICY.backoff_base) + 1
 REQUESTS = 4 * MOST_ATTEMPTS + 3 * LASTS / 60
@@ -122,10 +122,10 @@ class Outage:
             return (500, {}, {"errors": ["storage is read-only"]}) if doubtful else done
         if self.fault in ("slow", "cut"):
             done = self.fake(request)
-            time.sleep(SHORT * 2 if self.fault == "slow" else 0)
+            time.sleep(SHORT * 3 if self.fault == "slow" else 0)
             return done if self.fault == "slow" else None
         if self.fault == "hang":
-            time.sleep(SHORT * 2)
+            time.sleep(SHORT * 3)
             return None
         if self.fault is None:
             return None

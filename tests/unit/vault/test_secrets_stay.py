@@ -15,7 +15,7 @@ import pytest
 from tests.unit.vault.fake_http import serve
 from vault_pool.errors import ConfigurationError, VaultPoolError
 from vault_pool.sources.dynamic_role import DynamicRole
-from vault_pool.vault.auth import AppRole, Token
+from vault_pool.vault.auth import JWT, LDAP, AppRole, CustomLogin, Token, UserPass, auth_from_settings
 from vault_pool.vault.client import Vault
 from vault_pool.vault.secret import Secret, censored
 
@@ -62,7 +62,7 @@ LOGGED_IN = (200, {}, {"auth": {"client_token": SECRETS[0], "lease_duration": 60
 
 def leaky(status, headers, body):
     """A Vault whose login works, and whose every other answer repeats all secrets."""
-    return lambda request: LOGGED_IN if request.path.endswith("login") else (status, headers, body)
+    return lambda request: LOGGED_IN if "/login" in request.path else (status, headers, body)
 
 
 LEAK = " ".join(SECRETS[:3])
@@ -78,7 +78,7 @@ ANSWERS = {
     "odd numbers": leaky(200, {}, {"lease_id": "x", "lease_duration": SECRETS[3], "data": {"password": SECRETS[3]}}),
     "cut": lambda request: LOGGED_IN if request.path.endswith("login") else None,
     "cut login": lambda request: None,
-    "login repeats": lambda request: (400, {}, {"errors": [f"invalid {LEAK.partition(' ')[2]}"]}),
+    "login repeats": lambda request: (400, {}, {"errors": [f"invalid {' '.join(request.body.values())}"]}),
     "login without token": lambda request: (200, {}, {"auth": {"token": SECRETS[0]}}),
     "login odd": lambda request: (
         200,
@@ -88,12 +88,27 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_no_failure_shows_a_secret(name, caplog):
+LOGINS = {
+    "approle": lambda: AppRole(SECRETS[1], SECRETS[2]),
+    "wrapped": lambda: AppRole(SECRETS[1], wrapping_token=SECRETS[2]),
+    "userpass": lambda: UserPass("me", SECRETS[2]),
+    "jwt": lambda: JWT("role", SECRETS[2]),
+    "custom": lambda: CustomLogin(lambda client: client.login("auth/x/login", {"password": SECRETS[2]})),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "login"),
+    [
+        *((name, "approle") for name in ANSWERS),
+        *((name, login) for name in ("400", "cut login", "login repeats", "login odd") for login in LOGINS),
+    ],
+)
+def test_no_failure_shows_a_secret(name, login, caplog):
     """Whatever Vault answers, neither the error nor a log line shows a token, a secret_id or a password."""
     caplog.set_level(logging.DEBUG)
     with serve(ANSWERS[name]) as fake:
-        vault = Vault(fake.address, auth=AppRole(SECRETS[1], SECRETS[2]), timeout=1)
+        vault = Vault(fake.address, auth=LOGINS[login](), timeout=1)
         with pytest.raises(VaultPoolError) as caught:
             DynamicRole("app", vault=vault).read(0.0)
         assert_clean(caught.value)
@@ -132,6 +147,17 @@ def test_an_interruption_passes_without_the_frames_that_hold_secrets(monkeypatch
         lambda: AppRole(SECRETS[1], " " + SECRETS[2]),
         lambda: AppRole(SECRETS[1], SECRETS[2], secret_id_file="x"),
         lambda: Vault(f"https://me:{SECRETS[4]}@vault.example", auth=Token("s.x")),
+        lambda: Vault("nonsense", auth=Token("s.x"), proxy=f"http://me:{SECRETS[4]}@proxy"),
+        lambda: Vault("https://vault.example", auth=Token("s.x"), proxy=f"ftp://me:{SECRETS[4]}@proxy"),
+        lambda: Vault("https://vault.example", auth=Token("s.x"), proxy=f"http://me:{SECRETS[4]}@proxy", timeout=-1),
+        lambda: AppRole(SECRETS[1], wrapping_token=SECRETS[0] + "\n"),
+        lambda: AppRole(SECRETS[1], SECRETS[2], wrapping_token=SECRETS[0]),
+        lambda: UserPass("", SECRETS[3]),
+        lambda: LDAP("me", SECRETS[3], mount_point="?"),
+        lambda: JWT(5, SECRETS[0]),
+        lambda: JWT("role", SECRETS[0], token_file="x"),
+        lambda: auth_from_settings("userpass", {"username": "me", "password": SECRETS[3], "mount_point": "?"}),
+        lambda: auth_from_settings("userpass", {"user": "me", "password": SECRETS[3]}),
     ],
 )
 def test_wrong_settings_are_told_without_their_values(make):
@@ -147,6 +173,12 @@ def test_reprs_show_nothing():
     vault = Vault("https://vault.example", auth=auth)
     text = f"{auth!r} {vault!r} {Token(SECRETS[0])!r} {DynamicRole('app', vault=vault)!r} {vars(auth)} {vars(vault)}"
     assert not [secret for secret in SECRETS if secret in text]
+    for login in (
+        *(make() for make in LOGINS.values()),
+        auth_from_settings("ldap", {"username": "u", "password": SECRETS[3]}),
+    ):
+        text = f"{login!r} {shown(vars(login))}"
+        assert not [secret for secret in SECRETS if secret in text]
     with pytest.raises(TypeError):
         pickle.dumps(Secret(SECRETS[0]))
     assert copy.copy(Secret("x")) == Secret("x")

@@ -19,6 +19,7 @@ from vault_pool.errors import ConfigurationError, VaultDenied, VaultRefused, Vau
 from vault_pool.vault.auth import TLSCertificate, Token
 from vault_pool.vault.client import Vault
 from vault_pool.vault.connection import proxies_for
+from vault_pool.vault.endpoint import checked_proxies
 from vault_pool.vault.redirect import Moved
 from vault_pool.vault.secret import Secret
 
@@ -404,7 +405,7 @@ def test_plain_http_is_forwarded():
 )
 def test_which_proxy_is_for_whom(proxies, address, chosen):
     """The environment's is not for loopback nor for NO_PROXY; one that was set for Vault always is."""
-    assert proxies_for(proxies, address) == chosen
+    assert proxies_for(checked_proxies(proxies), address) == chosen
 
 
 def test_the_proxy_is_read_from_the_environment_when_the_object_is_made(monkeypatch):
