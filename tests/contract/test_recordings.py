@@ -30,7 +30,12 @@ def test_the_real_server_agrees_with_its_own_recording(name: str, flavor: str, r
     """The replayer finds nothing where there is nothing to be found."""
     if find_binary(name) is None:
         pytest.skip(f"no `{name}` on PATH nor in VAULT_POOL_TEST_VAULT_BIN")
-    found = replay(_BY_NAME[f"{flavor}-policies"], recorded_postgres, kind=name)
+    scenario = _BY_NAME[f"{flavor}-policies"]
+    # By the real clock, and in whole seconds: on a busy machine one may pass between two requests. Not twice there.
+    for _ in range(3):
+        found = replay(scenario, recorded_postgres, kind=name)
+        if not found:
+            break
     assert not found, "\n".join(map(str, found))
 
 

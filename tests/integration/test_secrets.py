@@ -14,7 +14,7 @@ import pytest
 
 from tests.fix_secrecy import reported, shown
 from vault_pool import AppRole, DynamicRole, PoolClosed, Token, Vault, VaultPool
-from vault_pool.errors import VaultPoolError
+from vault_pool.errors import ConfigurationError, VaultPoolError
 from vault_pool.runtime import tenant
 from vault_pool.vault.secret import Secret
 
@@ -91,9 +91,9 @@ def make_pool(vault_server, database, witness):
     login = vault_server.approle()
     witness.secrets.add(login.secret_id)
 
-    def make(*, address=None, secret_id=login.secret_id, role="app", conninfo=None, **options):
+    def make(*, address=None, secret_id=login.secret_id, role="app", conninfo=None, patience=5.0, **options):
         auth = AppRole(login.role_id, secret_id, mount_point=login.mount_point)
-        vault = Vault(address or vault_server.address, auth=auth, timeout=1.0)
+        vault = Vault(address or vault_server.address, auth=auth, timeout=patience)
         source = DynamicRole(role, vault=vault, mount_point=vault_server.mount)
         options = {"min_size": 1, "max_size": 2, "on_event": witness.events.append, **options}
         return VaultPool(conninfo or database.conninfo(), source=source, **options)
@@ -154,6 +154,7 @@ def test_a_refused_start_shows_no_secret(make_pool, vault_server, witness, tcp_p
         proxy.refuse()
     elif trouble == "deaf":
         proxy.deaf()
+        options["patience"] = 1.0
     pool = make_pool(**options)
     if trouble == "cut":
         pool.open()
@@ -188,7 +189,8 @@ def test_a_refused_login_to_postgresql_shows_no_secret(
         options["conninfo"] = database.conninfo(port=proxy.port)
     else:
         options["configure"] = lambda conn: conn.execute("SELECT nonsense")
-    failing_open(make_pool(**options), witness, psycopg.OperationalError, timeout=2.0)
+    error = ConfigurationError if trouble == "configure" else psycopg.OperationalError
+    failing_open(make_pool(**options), witness, error, timeout=2.0)
 
     witness.check()
 
