@@ -19,7 +19,9 @@ _FLAVORS = {"bao": "openbao", "vault": "vault"}
 def main() -> int:
     """Return 1 if anything differs that is not listed with its reason."""
     options = _options()
-    scenarios = [one for path in options.files or recordings() for one in load(path, options.flavor)]
+    scenarios = [
+        one for path in options.files or recordings() for one in load(path, options.flavor if options.files else None)
+    ]
     if options.server != "devserver":
         scenarios = [one for one in scenarios if one.flavor == _FLAVORS[options.server]]
     elif options.flavor:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-_PLACEHOLDER = re.compile(r"<([a-zA-Z_][a-zA-Z_ ]*?)(\d*)(?::([\w-]+))?>")
+_PLACEHOLDER = re.compile(r"<([a-zA-Z_][a-zA-Z_, ]*?)(\d*)(?::([\w-]+))?>")
 _NANO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _UNIX = "<unix>"

@@ -33,6 +33,13 @@ IMITATED = (
     "policies",
     "health",
     "routing",
+    "static_roles",
+    "kv",
+    "userpass",
+    "jwt",
+    "approle_lockout",
+    "revocation_custom",
+    "quota",
     "bad_input",
 )
 # In these the real clock matters to the threads of the server, not only to its arithmetic.
@@ -46,7 +53,7 @@ TIMED = (
     "token_truncation",
     "db_down_token",
 )
-# They need a second node, raft, another time zone, or engines that are not imitated.
+# They need a second node, raft, another time zone, or an engine that is not imitated.
 OUT_OF_REACH = ("standby", "uninitialised", "timezone", "cubby")
 
 

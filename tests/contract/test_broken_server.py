@@ -94,7 +94,7 @@ def _a_policy_denial_looks_like_a_dead_token(patch: pytest.MonkeyPatch) -> None:
 
 
 def _sealed_looks_healthy(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(seal.SealPaths, "_health_status", lambda *_given: 200)
+    patch.setattr(seal, "_status_of", lambda *_given: 200)
 
 
 def _redirects_of_the_other_product(patch: pytest.MonkeyPatch) -> None:

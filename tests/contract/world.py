@@ -43,7 +43,8 @@ class World:
 
     def __init__(self, postgres: EmbeddedPostgres) -> None:
         self.postgres = postgres
-        self.passwords = dict(_PASSWORDS)
+        # Of each user, the oldest first.
+        self._passwords = {user: [password] for user, password in _PASSWORDS.items()}
         self._sessions: dict[str, psycopg.Connection] = {}
         self._read = 0
         self._clear()
@@ -89,15 +90,22 @@ class World:
             return {"error": {"class": type(error).__name__, "sqlstate": error.sqlstate, "message": shown}}
         return {"rows": rows}
 
-    def login(self, user: str, *, transaction: bool) -> str:
-        """Log in as *user* by password, and keep the session; return "" or the refusal."""
+    def learn(self, user: str, password: str) -> None:
+        """Remember the password that the server under test showed for *user*."""
+        known = self._passwords.setdefault(user, [])
+        if password not in known:
+            known.append(password)
+
+    def login(self, user: str, *, old_password: bool, transaction: bool) -> str:
+        """Log in as *user* by its password, or the one before, and keep the session; return "" or the refusal."""
+        password = (["x", "x", *self._passwords.get(user, [])])[-2 if old_password else -1]
         try:
             session = psycopg.connect(
                 host=self.postgres.host,
                 port=self.postgres.port,
                 dbname="app",
                 user=user,
-                password=self.passwords.get(user, "x"),
+                password=password,
                 application_name=_OURS,
                 autocommit=not transaction,
             )

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 
 import click
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from vault_pool.cli.interruption import Interruption
 from vault_pool.devserver import DevServer, DevServerError
+from vault_pool.devserver.faults import KINDS, parse
+from vault_pool.devserver.flavor import FLAVORS
 from vault_pool.devserver.postgres import EmbeddedPostgres
 
 _ROLE = "app"
@@ -24,9 +27,16 @@ _ROLE = "app"
 @click.option("--allow-remote", is_flag=True, help="Listen at an address that other machines can reach.")
 @click.option("--root-token", envvar="VAULT_DEV_ROOT_TOKEN_ID", help="The root token; random if not given.")
 @click.option(
-    "--flavor", type=click.Choice(["openbao", "vault"]), default="openbao", show_default=True, help="Whom to imitate."
+    "--flavor", type=click.Choice(list(FLAVORS)), default="openbao", show_default=True, help="Whom to imitate."
 )
 @click.option("--tls", is_flag=True, help="Serve HTTPS, with a certificate made for this run.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND[,NAME=VALUE…]",
+    help=f"Inject a fault, such as slow,path=database/creds,seconds=2,times=3. Kinds: {', '.join(KINDS)}.",
+)
 @click.option("--postgres", "postgres_url", metavar="URL", help="An administrator's URL; else an embedded PostgreSQL.")
 def devserver(
     *,
@@ -36,13 +46,19 @@ def devserver(
     root_token: str | None,
     flavor: str,
     tls: bool,
+    faults: tuple[str, ...],
     postgres_url: str | None,
 ) -> None:
     """
     Run a development Vault with a database role that is ready to read. NOT FOR PRODUCTION.
 
-    Everything is in memory and gone at the end; the database roles that are left are dropped then.
+    Everything is in memory and gone at the end; the database roles that are left are dropped then. Faults can also be
+    injected later: POST /devserver/faults {"fault": KIND, …} with the root token; GET shows them, DELETE ends them.
     """
+    try:
+        injected = [parse(text) for text in faults]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fault") from None
     interruption = Interruption()
     try:
         with contextlib.ExitStack() as stack:
@@ -54,7 +70,9 @@ def devserver(
             )
             server.enable_database(url)
             server.add_role(_ROLE)
-            for line in _greeting(server, show_token=root_token is None):
+            for fault in injected:
+                server.faults.inject(fault)
+            for line in _greeting(server, url, show_token=root_token is None):
                 click.echo(line)
             while not interruption.asked:
                 time.sleep(0.1)
@@ -62,7 +80,7 @@ def devserver(
         raise click.ClickException(str(error)) from None
 
 
-def _greeting(server: DevServer, *, show_token: bool) -> Iterator[str]:
+def _greeting(server: DevServer, postgres_url: str, *, show_token: bool) -> Iterator[str]:
     """
     Yield what a user needs to know; a token that the user gave is not repeated.
     """
@@ -73,6 +91,10 @@ def _greeting(server: DevServer, *, show_token: bool) -> Iterator[str]:
         yield f"  export VAULT_CACERT={server.ca_file} BAO_CACERT={server.ca_file}"
     if show_token:
         yield f"  export VAULT_TOKEN={server.root_token} BAO_TOKEN={server.root_token}"
+    # What an application's settings say beside Vault: the place, not the administrator.
+    place = conninfo_to_dict(postgres_url)
+    names = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE"}
+    yield "  export " + " ".join(f"{name}={place[key]}" for key, name in names.items() if place.get(key))
     yield ""
     yield f"  vault read database/creds/{_ROLE}"
     yield f"  vault lease renew database/creds/{_ROLE}/…"

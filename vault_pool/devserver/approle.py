@@ -7,14 +7,15 @@ vault: ``builtin/credential/approle``.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from vault_pool.devserver.approle_lockout import Lockout
 from vault_pool.devserver.approle_role import Role, SecretId, check, check_cidrs, new_settings, parse_metadata
-from vault_pool.devserver.errors import ApiError, BackendError, bad_token, failed, refused
-from vault_pool.devserver.field_types import ANY, FLAG, NUMBER, SECONDS, STRINGS, TEXT
+from vault_pool.devserver.errors import ApiError, BackendError, InvalidCredentials, failed, refused
+from vault_pool.devserver.field_types import FLAG, NUMBER, SECONDS, STRINGS, TEXT
 from vault_pool.devserver.framework import NAME, Fields, Reply, Request, Route, keys
+from vault_pool.devserver.lockout import Lockout
+from vault_pool.devserver.login_role import TOKEN_FIELDS, grant, token_wish
 from vault_pool.devserver.token_entry import Auth, in_networks
 from vault_pool.devserver.ttl import Wish
 
@@ -32,16 +33,7 @@ _ROLE_FIELDS: Final = {
     "secret_id_bound_cidrs": STRINGS,
     "secret_id_num_uses": NUMBER,
     "secret_id_ttl": SECONDS,
-    "token_bound_cidrs": STRINGS,
-    "token_explicit_max_ttl": SECONDS,
-    "token_max_ttl": SECONDS,
-    "token_no_default_policy": FLAG,
-    "token_num_uses": NUMBER,
-    "token_period": SECONDS,
-    "token_policies": STRINGS,
-    "token_strictly_bind_ip": FLAG,
-    "token_ttl": SECONDS,
-    "token_type": ANY,
+    **TOKEN_FIELDS,
 }
 _SECRET_ID_FIELDS: Final = {
     "cidr_list": STRINGS,
@@ -104,7 +96,7 @@ class AppRoleEngine:
         Nothing to let go of.
         """
 
-    def renewed_wish(self, auth: Auth) -> Wish:
+    def renewed_wish(self, auth: Auth, _request: Request) -> Wish:
         """
         Return what the role wants now; it must still exist.
         """
@@ -112,28 +104,29 @@ class AppRoleEngine:
         role = self._roles.get(name)
         if role is None:
             raise BackendError(f'role "{name}" does not exist during renewal')
-        return role.wish()
+        return token_wish(role.settings)
 
     def _login(self, request: Request, fields: Fields) -> Reply:
         role_id = fields.text("role_id")
         if not role_id:
             bao = self._core.flavor.openbao
             raise ApiError(500, "missing role_id" if bao else "failed to determine alias name from login request")
-        mount = self._core.mounts.get(request.mount_point)
-        rules = {} if mount is None else mount.lockout
-        if self.lockout.locked(role_id, rules):
-            raise bad_token()
-        with self._core.lock:
+        rules = self._core.mounts.rules(request.mount_point)
+        with self.lockout.guarding(role_id, rules), self._core.lock:
             role = next((one for one in self._roles.values() if one.role_id == role_id), None)
             if role is None:
                 raise refused(_INVALID)
-            metadata, cidrs = self._prove(role, request, fields, lambda: self.lockout.count(role_id, rules))
-        self.lockout.forget(role_id)
-        return Reply(auth=role.auth(metadata, cidrs))
+            metadata, cidrs = self._prove(role, request, fields)
+        auth = grant(
+            role.settings,
+            metadata={"role_name": role.name, **metadata},
+            entity_id=self._core.logins.entity_id(request.mount_point, role_id),
+            internal={"role": role.name},
+            cidrs=cidrs,
+        )
+        return Reply(auth=auth)
 
-    def _prove(
-        self, role: Role, request: Request, fields: Fields, count: Callable[[], None]
-    ) -> tuple[Mapping[str, str], list[str]]:
+    def _prove(self, role: Role, request: Request, fields: Fields) -> tuple[Mapping[str, str], list[str]]:
         """
         Check the secret id and count its use; return its metadata and the networks that it binds the token to.
         """
@@ -144,8 +137,7 @@ class AppRoleEngine:
                 raise refused("missing secret_id")
             found = role.secret_ids.get(fields.text("secret_id"))
             if found is None or found.over(self._core.clock.now()):
-                count()
-                raise refused(_INVALID)
+                raise InvalidCredentials(400, _INVALID)
             if not in_networks(request.remote_address, found.cidr_list):
                 raise refused(
                     f'source address "{request.remote_address}" unauthorized through CIDR restrictions on the secret ID'

@@ -11,18 +11,22 @@ import secrets
 import threading
 import uuid
 from dataclasses import replace
+from math import floor
 from typing import Any, Final
 
 from vault_pool.devserver import wrapping
 from vault_pool.devserver.clock import Clock
-from vault_pool.devserver.errors import ApiError, BackendError, bad_token, denied_by_policy, not_found, refused
+from vault_pool.devserver.errors import ApiError, BackendError, bad_token, denied_by_policy, failed, not_found, refused
+from vault_pool.devserver.faults import Faults
 from vault_pool.devserver.flavor import Flavor
 from vault_pool.devserver.framework import Reply, Request, answer, needs_create, relative
 from vault_pool.devserver.inline_auth import FAILED_HEADER
 from vault_pool.devserver.leases import Lease, Leases
+from vault_pool.devserver.logins import Logins
 from vault_pool.devserver.mounts import AuthEngine, Mount, MountTable, SecretsEngine
 from vault_pool.devserver.namespaces import Namespaces
 from vault_pool.devserver.policies import Acl, Policy, default_policy, parse_policy
+from vault_pool.devserver.quotas import Quotas
 from vault_pool.devserver.token_entry import Auth, TokenEntry
 from vault_pool.devserver.tokens import TokenStore
 from vault_pool.devserver.ttl import Limits, Wish, calculate_ttl
@@ -36,9 +40,10 @@ class Core:
     The state of one server. Thread-safe: *lock* guards all tables; nobody holds it while an engine talks to a database.
     """
 
-    def __init__(self, flavor: Flavor, clock: Clock) -> None:
+    def __init__(self, flavor: Flavor, clock: Clock, faults: Faults) -> None:
         self.flavor = flavor
         self.clock = clock
+        self.faults = faults
         self.lock = threading.RLock()
         self.mounts = MountTable()
         self.namespaces = Namespaces(self)
@@ -50,6 +55,8 @@ class Core:
         }
         self.password_policies: dict[str, str] = {}
         self.wrapping = wrapping.Wrapping(self)
+        self.quotas = Quotas(self)
+        self.logins = Logins(self)
         self.sealed = False
         self.unseal_key = base64.b64encode(secrets.token_bytes(32)).decode()
         self.cluster_id = str(uuid.uuid4())
@@ -80,6 +87,8 @@ class Core:
             return about_wrapping
         status, body = self._answer_inline(request) if request.inline_login else self._answer(request)
         if request.wrap_ttl and body is not None:
+            if self.faults.claim("standby-reads"):
+                raise ApiError(500, "internal error")
             body = self.wrapping.wrap(body, request.path, request.wrap_ttl)
         return status, body
 
@@ -108,12 +117,13 @@ class Core:
         if request.operation == "update" and request.path.endswith("/"):
             raise refused("cannot write to a path ending in '/'")
         mount = self.mounts.find(request.path)
-        if mount is not None and request.path[len(mount.path) :] in mount.engine.open_paths and not mount.tainted:
+        if mount is not None and not mount.tainted:
             inner = relative(request, mount.path, request.path[len(mount.path) :], None)
-            return self._finish(request, self._login(mount, inner))
+            if any(_covers(path, inner.path) for path in mount.engine.open_paths):
+                return self._finish(request, self.logins.answer(mount, inner))
         entry = self.tokens.lookup(request.token)
         if entry is None or not entry.may_come_from(request.remote_address):
-            raise bad_token()
+            raise bad_token(self.flavor)
         if not request.path.startswith(entry.namespace):
             raise denied_by_policy()
         last_use = self.tokens.use(entry)
@@ -145,7 +155,18 @@ class Core:
         mount = self.mounts.find(path)
         return Limits() if mount is None else mount.limits
 
-    def renew_secret(self, lease: Lease, increment: int) -> Wish:
+    def renewal_limits(self, path: str, start: float) -> Limits:
+        """
+        Return the TTLs of the mount of *path*, for a renewal of what was issued at *start*.
+        """
+        limits = self.limits(path)
+        truncated = self.faults.claim("truncated")
+        if truncated is None:
+            return limits
+        left = floor(self.clock.now()) - floor(start) + int(truncated.fault.seconds)
+        return replace(limits, maximum=min(limits.maximum, left))
+
+    def renew_secret(self, lease: Lease, increment: int, limits: Limits) -> Wish:
         """
         Let the engine renew *lease*.
         """
@@ -153,9 +174,11 @@ class Core:
         if mount is None or not isinstance(mount.engine, SecretsEngine):
             raise BackendError(f"failed to renew entry: no handler for {lease.lease_id}")
         try:
-            return mount.engine.renew(lease, increment, mount.limits)
+            wish = mount.engine.renew(lease, increment, limits)
         except BackendError as error:
             raise BackendError(f"failed to renew entry: resp: (*logical.Response)(nil) err: {error}") from None
+        self._store()
+        return wish
 
     def revoke_lease(self, lease: Lease) -> None:
         """
@@ -171,13 +194,25 @@ class Core:
             mount.engine.revoke(lease)
         except BackendError as error:
             raise BackendError(f"failed to revoke entry: resp: (*logical.Response)(nil) err: {error}") from None
+        self._store()
 
-    def renewed_wish(self, auth: Auth, path: str) -> Wish | None:
+    def _store(self) -> None:
         """
-        Return the TTLs that the auth method at *path* wants for *auth* now; None for a token that was created.
+        Write down what an engine did to a lease: a standby of OpenBao 2.5 finds too late that it cannot.
+        """
+        if self.faults.claim("standby-reads"):
+            raise failed("operation could not be completed as storage is read-only")
+
+    def renewed_wish(self, auth: Auth, path: str, request: Request) -> Wish | None:
+        """
+        Return the TTLs that the auth method at *path* wants for *auth* now; None: it does not renew the token.
+
+        A token that was created gets the TTL of its last renewal.
         """
         mount = self.mounts.find(path)
-        return mount.engine.renewed_wish(auth) if mount is not None and isinstance(mount.engine, AuthEngine) else None
+        if mount is None or not isinstance(mount.engine, AuthEngine):
+            return auth.wish
+        return mount.engine.renewed_wish(auth, request)
 
     def _authorize(self, request: Request, mount: Mount | None, entry: TokenEntry) -> tuple[Request, bool]:
         """
@@ -207,15 +242,6 @@ class Core:
             self._register(request, reply, mount, entry)
         return reply
 
-    def _login(self, mount: Mount, request: Request) -> Reply | None:
-        reply = answer(mount.engine, request, self.flavor)
-        if reply is not None and reply.auth is not None:
-            path = mount.inner_path + request.path
-            namespace = self.namespaces.of(mount.path)
-            reply.auth, warnings = self.tokens.issue(reply.auth, path, mount.limits, namespace=namespace)
-            reply.warnings += warnings
-        return reply
-
     def _register(self, request: Request, reply: Reply, mount: Mount, entry: TokenEntry) -> None:
         """
         Give a lease to what an engine issued. vault: ``Register``; what cannot be registered is revoked at once.
@@ -242,7 +268,7 @@ class Core:
             if orphaned:
                 self.leases.revoke_later(lease.lease_id)
         if orphaned:
-            raise bad_token()
+            raise bad_token(self.flavor)
         # vault: a new lease's duration is rounded; only a batch token's end makes it no whole number.
         reply.lease, reply.lease_duration = (
             lease,
@@ -256,7 +282,11 @@ class Core:
             return 204, None
         if reply.status is not None and not reply.warnings and reply.data is None:
             return reply.status, None
-        return reply.status or 200, self.envelope(reply)
+        body = self.envelope(reply)
+        mount = self.mounts.find(request.path)
+        if self.flavor.mount_type and mount is not None:
+            body["mount_type"] = mount.engine.kind
+        return reply.status or 200, body
 
     def envelope_of(self, data: dict[str, Any]) -> dict[str, Any]:
         """

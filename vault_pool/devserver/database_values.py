@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vault_pool.devserver.errors import BackendError
-from vault_pool.devserver.field_types import FLAG, LIST, NUMBER, SECONDS, STRINGS, TEXT, kind_of
+from vault_pool.devserver.field_types import FLAG, LIST, NUMBER, PAIRS, SECONDS, STRINGS, TEXT, kind_of
 from vault_pool.devserver.flavor import Flavor
 
 CONFIG_FIELDS: Final = {
@@ -30,6 +30,7 @@ ROLE_FIELDS: Final = {
     "default_ttl": SECONDS,
     "max_ttl": SECONDS,
     "credential_type": TEXT,
+    "credential_config": PAIRS,
 }
 # What the plugin reads of its details.
 _DETAIL_FIELDS: Final = {
@@ -72,6 +73,14 @@ class Config:
         Tell whether *role* may be handed out.
         """
         return any(fnmatch.fnmatchcase(role, pattern) for pattern in self.allowed_roles)
+
+    def administrator(self, detail: str) -> str:
+        """
+        Return the administrator's username or password, for a rotation of it; raise BackendError without one.
+        """
+        if not self.details.get(detail):
+            raise BackendError(f"unable to rotate root credentials: no {detail} in configuration")
+        return str(self.details[detail])
 
     def show(self) -> dict[str, Any]:
         """

@@ -4,6 +4,8 @@ The answers that are no success, with Vault's statuses and texts.
 
 from __future__ import annotations
 
+from vault_pool.devserver.flavor import Flavor
+
 
 class ApiError(Exception):
     """
@@ -15,6 +17,12 @@ class ApiError(Exception):
         self.status = status
         self.errors = errors
         self.headers: dict[str, str] = {}
+
+
+class InvalidCredentials(ApiError):
+    """
+    A login that counts towards a lockout.
+    """
 
 
 class ConnectionDropped(ConnectionResetError):
@@ -59,11 +67,16 @@ def denied_by_policy() -> ApiError:
     return ApiError(403, wrapped("permission denied"))
 
 
-def bad_token() -> ApiError:
+def bad_token(flavor: Flavor) -> ApiError:
     """
     Return the 403 of a token that is missing, unknown, expired, revoked or bound to another address.
+    """
+    return ApiError(403, flavor.bad_token)
 
-    vault: so in OpenBao and in Vault up to 1.16.
+
+def denied() -> ApiError:
+    """
+    Return the 403 of a login that is locked out, or comes from an address that it may not come from.
     """
     return ApiError(403, "permission denied")
 

@@ -83,6 +83,17 @@ def NUMBER(value: Any, flavor: Flavor) -> int:  # noqa: N802
         raise BadValueError(_unparsed(text, flavor, "int", "ParseInt")) from None
 
 
+def FLOAT(value: Any, flavor: Flavor) -> float:  # noqa: N802
+    """
+    Return a number, by the rules of Go's ``strconv.ParseFloat``.
+    """
+    text = _text(value, flavor, "float64")
+    try:
+        return float(text or "0")
+    except ValueError:
+        raise BadValueError(_unparsed(text, flavor, "float64", "ParseFloat")) from None
+
+
 def SECONDS(value: Any, _flavor: Flavor) -> int:  # noqa: N802
     """
     Return a duration in whole seconds, which must not be negative.
@@ -91,6 +102,21 @@ def SECONDS(value: Any, _flavor: Flavor) -> int:  # noqa: N802
     if seconds < 0:
         raise BadDurationError(f"cannot provide negative value '{seconds}'")
     return seconds
+
+
+def SIGNED_SECONDS(value: Any, _flavor: Flavor) -> int:  # noqa: N802
+    """
+    Return a duration in whole seconds, which may be negative.
+    """
+    return 0 if value is None else parse_duration(value)
+
+
+def NUMBERS(value: Any, flavor: Flavor) -> list[int]:  # noqa: N802
+    """
+    Return a list of integers; a text is cut at its commas.
+    """
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    return [NUMBER(part, flavor) for part in parts if part != ""]
 
 
 def LIST(value: Any, flavor: Flavor) -> list[str]:  # noqa: N802

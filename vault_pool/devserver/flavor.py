@@ -1,17 +1,19 @@
 """
-What differs between OpenBao 2.5 and Vault 1.14.
+What differs between OpenBao 2.5, Vault 1.14 and Vault 1.17.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flavor:
     """
-    The texts and habits of one product; where nothing is said here, both do the same.
+    The texts and habits of one product; where nothing is said here, all do the same.
+
+    *mount_type*: answers name the engine. *schedules*: static roles may have a `rotation_schedule`.
     """
 
     name: str
@@ -26,6 +28,9 @@ class Flavor:
     redirect_text: str
     ping: str
     openbao: bool
+    bad_token: str = "permission denied"  # noqa: S105 - an error's text
+    mount_type: bool = False
+    schedules: bool = False
 
     def conversion_error(self, value: str, field: str, reason: str) -> str:
         """
@@ -63,4 +68,14 @@ VAULT: Final = Flavor(
     ping=";",
     openbao=False,
 )
-FLAVORS: Final = {flavor.name: flavor for flavor in (OPENBAO, VAULT)}
+# Of Vault 1.17 there is no recording: this is 1.14 with what its documentation and its issues say of the differences.
+VAULT_1_17: Final = replace(
+    VAULT,
+    name="vault-1.17",
+    version="1.17.6",
+    plugin_version="v1.17.6+builtin.vault",
+    bad_token="2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n",  # noqa: S106 - an error's text
+    mount_type=True,
+    schedules=True,
+)
+FLAVORS: Final = {flavor.name: flavor for flavor in (OPENBAO, VAULT, VAULT_1_17)}

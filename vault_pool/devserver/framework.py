@@ -29,7 +29,7 @@ class Request:
 
     *operation* is Vault's word: read, list, create, update, delete, patch or help. *path* has no ``/v1/``; in an engine
     it has no mount point either (*mount_point* has it). *wrap_ttl*, in seconds, asks for a wrapped answer.
-    *inline_login* is to be done first, for a token.
+    *inline_login* is to be done first, for a token. *certificate* is the client's, in DER, if TLS checked one.
     """
 
     operation: str
@@ -41,6 +41,7 @@ class Request:
     mount_point: str = ""
     wrap_ttl: int = 0
     inline_login: Request | None = None
+    certificate: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,8 @@ class Route:
                 values[name] = convert(raw, flavor)
             except (ValueError, TypeError) as error:
                 text = flavor.conversion_error(show_go(raw), name, str(error))
-                raise refused(text if self.exists else f"Field validation failed: {text}") from None
+                checked = self.exists is not None and request.operation in {"create", "update"}
+                raise refused(text if checked else f"Field validation failed: {text}") from None
         unknown = [] if self.any_field else sorted(set(request.data) - set(self.fields) - set(captures))
         return Fields(values), unknown
 
@@ -169,7 +171,7 @@ class Engine(Protocol):
     @property
     def open_paths(self) -> Sequence[str]:
         """
-        The relative paths that need no token.
+        The relative paths that need no token; ``*`` ends a prefix.
         """
 
     @property

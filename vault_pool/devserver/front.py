@@ -10,63 +10,23 @@ import json
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
+from vault_pool.devserver import fault_paths, seal
+from vault_pool.devserver.agent_cache import AgentCache
 from vault_pool.devserver.core import Core
-from vault_pool.devserver.errors import ApiError, refused
-from vault_pool.devserver.faults import Faults
+from vault_pool.devserver.errors import ApiError, ConnectionDropped, refused
+from vault_pool.devserver.exchange import OPERATIONS, HttpRequest, HttpResponse
+from vault_pool.devserver.fault_answers import instead
+from vault_pool.devserver.faults import ANSWERS, STATES
 from vault_pool.devserver.framework import Request
 from vault_pool.devserver.inline_auth import inline_login
-from vault_pool.devserver.seal import SealPaths
 from vault_pool.devserver.values import BadDurationError, parse_duration
 
 MAX_BODY: Final = 32 * 1024 * 1024
-_OPERATIONS: Final = {
-    "DELETE": "delete",
-    "GET": "read",
-    "HEAD": "header",
-    "LIST": "list",
-    "OPTIONS": "help",
-    "PATCH": "patch",
-    "POST": "update",
-    "PUT": "update",
-}
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 _PATCH_TYPES: Final = ("application/merge-patch+json", "application/json-patch+json")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpRequest:
-    """
-    One request as it came; *target* is the path with the query, still encoded; header names are in lower case.
-    """
-
-    method: str
-    target: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes = field(default=b"", repr=False)
-    remote_address: str = "127.0.0.1"
-
-
-@dataclass(slots=True, kw_only=True)
-class HttpResponse:
-    """
-    One answer; *body* is sent as JSON, a text as HTML; None: no body.
-    """
-
-    status: int
-    body: Any = field(default=None, repr=False)
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def payload(self) -> bytes:
-        """
-        Return the bytes to send.
-        """
-        if self.body is None:
-            return b""
-        return self.body.encode() if isinstance(self.body, str) else json.dumps(self.body).encode() + b"\n"
 
 
 class Front:
@@ -74,22 +34,37 @@ class Front:
     Turns exchanges into requests to the core. Thread-safe.
     """
 
-    def __init__(self, core: Core, faults: Faults) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._faults = faults
-        self._seal = SealPaths(core)
+        self._faults = core.faults
+        self._fault_paths = fault_paths.FaultPaths(core, core.faults)
+        self._seal = seal.SealPaths(core)
+        self._agent = AgentCache(core)
 
     def handle(self, request: HttpRequest) -> HttpResponse:
         """
-        Answer *request*.
+        Answer *request*. Raise `ConnectionDropped` where no answer is to be given.
         """
-        path, _, query = request.target.partition("?")
-        if _BAD_ESCAPE.search(path):
+        if request.path.startswith(fault_paths.ROOT):
+            return self._fault_paths.answer(request)
+        with self._faults.meeting(OPERATIONS.get(request.method, ""), request.inside):
+            agent = self._faults.claim("agent-cache")
+            response = (
+                self._answer(request) if agent is None else self._agent.answer(request, agent.fault, self._answer)
+            )
+            if self._faults.claim("cut"):
+                if response.body is None:
+                    raise ConnectionDropped
+                response.cut = True
+        return response
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        if _BAD_ESCAPE.search(request.path):
             # Go's server does not even call a handler.
             return HttpResponse(
                 status=400, body="400 Bad Request", headers={"Content-Type": "text/plain; charset=utf-8"}
             )
-        response = self._redirect(request.method, path) or self._answer(request, path, query)
+        response = self._redirect(request.method, request.path) or self._answer_api(request)
         html = isinstance(response.body, str)
         response.headers.setdefault("Content-Type", "text/html; charset=utf-8" if html else "application/json")
         # openbao: a body that is too large is refused before the handler that sets these.
@@ -119,35 +94,58 @@ class Front:
         body = f'<a href="{clean}">{text}</a>.\n\n' if method == "GET" else None
         return HttpResponse(status=status, body=body, headers={"Location": clean})
 
-    def _answer(self, request: HttpRequest, path: str, query: str) -> HttpResponse:
-        if not path.startswith("/v1/"):
+    def _answer_api(self, request: HttpRequest) -> HttpResponse:
+        if not request.path.startswith("/v1/"):
             return HttpResponse(status=404, body={"errors": []})
-        inside = unquote(path[4:])
-        self._faults.hold(inside, after=False)
-        failure = self._faults.failure(inside)
-        if failure is not None:
-            return HttpResponse(status=failure.status, body=failure.body)
+        self._faults.delay(after=False)
+        answer = self._instead(request, after=False)
+        if answer is None:
+            answer = self._carry_out(request)
+            self._faults.delay(after=True)
+            answer = self._instead(request, after=True) or answer
+        if request.method == "HEAD":
+            answer.body = None
+        return answer
+
+    def _instead(self, request: HttpRequest, *, after: bool) -> HttpResponse | None:
+        """
+        Return what a fault answers in place of the true answer.
+        """
+        # Where the state of the server can be read, it is told instead of refusing to answer.
+        told = STATES if request.inside in seal.READABLE else ()
+        injection = self._faults.claim(*(kind for kind in ANSWERS if kind not in told), after=after)
+        return None if injection is None else instead(injection.fault, request, self._core.flavor)
+
+    def _carry_out(self, request: HttpRequest) -> HttpResponse:
         headers: dict[str, str] = {}
         try:
-            status, body = self._serve(request, inside, query)
+            path = self._path(request)
+            headers |= self._core.quotas.take(path, request.remote_address)
+            status, body = self._serve(request, path)
         except ApiError as error:
-            status, body, headers = error.status, {"errors": list(error.errors)}, error.headers
-        self._faults.hold(inside, after=True)
-        return HttpResponse(status=status, body=None if request.method == "HEAD" else body, headers=headers)
+            return HttpResponse(
+                status=error.status, body={"errors": list(error.errors)}, headers={**headers, **error.headers}
+            )
+        return HttpResponse(status=status, body=body, headers=headers)
 
-    def _serve(self, request: HttpRequest, path: str, query: str) -> tuple[int, Any]:
+    def _path(self, request: HttpRequest) -> str:
+        """
+        Return the path with the namespace before it; refuse what no handler gets to see.
+        """
         if len(request.body) > MAX_BODY:
             raise ApiError(413, "http: request body too large" if self._core.flavor.openbao else "error parsing JSON")
-        if any(part == ".." for part in path.split("/")):
+        if any(part == ".." for part in request.inside.split("/")):
             raise refused("relative paths not supported")
-        path = self._core.namespaces.resolve(request.headers.get("x-vault-namespace", ""), path)
-        parameters = {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
+        return self._core.namespaces.resolve(request.headers.get("x-vault-namespace", ""), request.inside)
+
+    def _serve(self, request: HttpRequest, path: str) -> tuple[int, Any]:
+        parameters = request.parameters
         if request.headers.get("x-vault-inconsistent") and not self._core.flavor.openbao:
             raise refused("forwarding via header X-Vault-Inconsistent=forward-active-node disabled in configuration")
         special = self._seal.answer(request.method, path, parameters, lambda: self._parse(request))
         if special is not None:
             return special
-        operation = _OPERATIONS.get(request.method)
+        operation = OPERATIONS.get(request.method)
         if operation is None:
             raise ApiError(405)
         return self._core.handle(self._request(request, operation, path, parameters))
@@ -170,16 +168,16 @@ class Front:
             data = self._parse(request)
         if operation == "list" and not path.endswith("/"):
             path += "/"
-        token = _token(request.headers)
         openbao = self._core.flavor.openbao
         return Request(
             operation=operation,
             path=path,
             data=data,
-            token=token,
+            token=request.token,
             remote_address=request.remote_address,
             wrap_ttl=_wrap_ttl(request.headers),
-            inline_login=inline_login(request.headers, token, request.remote_address) if openbao else None,
+            certificate=request.certificate,
+            inline_login=inline_login(request.headers, request.token, request.remote_address) if openbao else None,
         )
 
     def _parse(self, request: HttpRequest) -> dict[str, Any]:
@@ -212,13 +210,3 @@ def _wrap_ttl(headers: Mapping[str, str]) -> int:
         return max(0, parse_duration(headers.get("x-vault-wrap-ttl", "")))
     except BadDurationError as error:
         raise refused(f"error parsing X-Vault-Wrap-TTL header: {error}") from None
-
-
-def _token(headers: Mapping[str, str]) -> str | None:
-    """
-    Return the token that came along. vault: ``X-Vault-Token`` wins over a bearer token.
-    """
-    if headers.get("x-vault-token"):
-        return headers["x-vault-token"]
-    kind, _, value = headers.get("authorization", "").partition(" ")
-    return value.strip() if kind == "Bearer" else None

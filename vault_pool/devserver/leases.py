@@ -97,7 +97,7 @@ class Backends(Protocol):
     Whoever can do the engines' part for a lease.
     """
 
-    def renew_secret(self, lease: Lease, increment: int) -> Wish:
+    def renew_secret(self, lease: Lease, increment: int, limits: Limits) -> Wish:
         """
         Renew in the engine; return the TTLs that its role wants now. Raise BackendError.
         """
@@ -107,9 +107,9 @@ class Backends(Protocol):
         Revoke in the engine, or the token. Raise BackendError.
         """
 
-    def limits(self, path: str) -> Limits:
+    def renewal_limits(self, path: str, start: float) -> Limits:
         """
-        Return the TTLs of the mount of *path*.
+        Return the TTLs of the mount of *path*, for a renewal of what was issued at *start*.
         """
 
 
@@ -125,7 +125,7 @@ class Leases:
         self._leases: dict[str, Lease] = {}
         self._of_token: dict[str, set[str]] = {}
         self._random = random.Random()  # noqa: S311 - jitter
-        self.timers = Timers(clock, self._fall_due)
+        self.timers = Timers(clock)
 
     def register(self, lease: Lease) -> None:
         """
@@ -135,7 +135,7 @@ class Leases:
             self._leases[lease.lease_id] = lease
             if lease.token:
                 self._of_token.setdefault(lease.token, set()).add(lease.lease_id)
-            self._arm(lease)
+            self.arm(lease)
 
     def get(self, lease_id: str) -> Lease | None:
         """
@@ -161,18 +161,17 @@ class Leases:
         with lease.lock:
             # Somebody may have revoked it while this renewal waited for the lease's lock.
             self._renewable(lease_id)
-            wish = self._backends.renew_secret(lease, increment)
+            limits = self._backends.renewal_limits(lease.path, lease.issue_time)
+            wish = self._backends.renew_secret(lease, increment, limits)
             now = self._clock.now()
-            ttl, warnings = calculate_ttl(
-                self._backends.limits(lease.path), wish, now=now, start=lease.issue_time, increment=increment
-            )
+            ttl, warnings = calculate_ttl(limits, wish, now=now, start=lease.issue_time, increment=increment)
             with self._lock:
                 if lease.condemned:
                     raise BackendError("lease expired")
                 end = now + ttl
                 lease.expire_time = end if lease.batch_end is None else min(end, lease.batch_end)
                 lease.last_renewal = now
-                self._arm(lease)
+                self.arm(lease)
                 # vault: whole seconds, cut; only a batch token's end makes it no whole number.
                 return lease, ttl if lease.expire_time == end else int(lease.expire_time - now), warnings
 
@@ -216,7 +215,7 @@ class Leases:
                 lease.expire_time = self._clock.now()
                 lease.attempts = 0
                 lease.revoke_error = ""
-                self._arm(lease)
+                self.arm(lease)
 
     def revoke_prefix(self, prefix: str, *, sync: bool = True, force: bool = False) -> None:
         """
@@ -257,9 +256,15 @@ class Leases:
         with self._lock:
             return [lease for lease in self._leases.values() if lease.revoke_error]
 
-    def _arm(self, lease: Lease) -> None:
+    def arm(self, lease: Lease) -> None:
+        """
+        End *lease* at its `expire_time`, whenever it was to end before.
+        """
         if lease.expire_time is not None:
-            self.timers.set(lease.lease_id, lease.expire_time)
+            self._fall_due_at(lease.lease_id, lease.expire_time)
+
+    def _fall_due_at(self, lease_id: str, when: float) -> None:
+        self.timers.set(lease_id, when, lambda: self._fall_due(lease_id))
 
     def _fall_due(self, lease_id: str) -> None:
         with self._lock:
@@ -280,4 +285,4 @@ class Leases:
                 lease.revoke_error = f"out of retries: {text}"
                 return
             pause = _BACKOFF * 2**lease.attempts * self._random.uniform(0.5, 1.5)
-            self.timers.set(lease.lease_id, self._clock.now() + pause)
+            self._fall_due_at(lease.lease_id, self._clock.now() + pause)

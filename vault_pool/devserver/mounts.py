@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from vault_pool.devserver.flavor import Flavor
-from vault_pool.devserver.framework import Engine
+from vault_pool.devserver.framework import Engine, Request
+from vault_pool.devserver.lockout import Lockout
 from vault_pool.devserver.ttl import SYSTEM_TTL, Limits, Wish
 
 if TYPE_CHECKING:
@@ -41,10 +43,21 @@ class AuthEngine(Engine, Protocol):
     An auth method that has a say when its tokens are renewed.
     """
 
-    def renewed_wish(self, auth: Auth) -> Wish:
+    def renewed_wish(self, auth: Auth, request: Request) -> Wish | None:
         """
-        Return the TTLs that the role of *auth* wants now. Raise BackendError.
+        Return the TTLs that the role of *auth* wants now, when *request* renews the token; None: it does not renew it.
+
+        Raise BackendError, or an ApiError.
         """
+
+
+@runtime_checkable
+class LockingEngine(Engine, Protocol):
+    """
+    An auth method that locks out whoever logs in badly too often.
+    """
+
+    lockout: Lockout
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,6 +175,13 @@ class MountTable:
         Return the mount at exactly *path*.
         """
         return self._mounts.get(path)
+
+    def rules(self, path: str) -> Mapping[str, Any]:
+        """
+        Return the rules of lockout of the auth method at *path*.
+        """
+        mount = self.find(path)
+        return {} if mount is None else mount.lockout
 
     def all(self) -> list[Mount]:
         """

@@ -58,6 +58,8 @@ class Namespace:
         }
 
 
+# The engines of the root namespace that answer in all others as well.
+_SHARED: Final = ("sys/", "auth/token/")
 ROOT: Final = Namespace(path="", id="root")
 
 
@@ -71,7 +73,7 @@ class Namespaces:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._known = {"": ROOT}
-        one = {"read": self._read, "update": self._create}
+        one = {"read": self._read, "update": self._create, "delete": self._delete}
         if not core.flavor.openbao:
             everything = dict.fromkeys(("read", "update", "list", "delete"), self._enterprise_only)
             self.routes: Sequence[Route] = (Route(pattern="namespaces(?:/.*)?", operations=everything),)
@@ -117,7 +119,7 @@ class Namespaces:
                     path=path, id=known.id, uuid=known.uuid, custom_metadata=namespace.custom_metadata
                 )
             self._known[path] = namespace
-            for inner in ("sys/", "auth/token/"):
+            for inner in _SHARED:
                 root = self._core.mounts.get(inner)
                 if known is None and root is not None:
                     self._core.mounts.add(Mount(path=path + inner, namespace=path, engine=root.engine))
@@ -127,6 +129,26 @@ class Namespaces:
         parent = self._of_request(request)
         namespace = self._known.get(f"{parent}{fields.text('path').strip('/')}/")
         return None if namespace is None else Reply(data=namespace.show(parent))
+
+    def _delete(self, request: Request, fields: Fields) -> Reply:
+        """
+        Revoke everything in the namespace and forget it. vault: in the background; here it is done with the answer.
+        """
+        path = f"{self._of_request(request)}{fields.text('path').strip('/')}/"
+        with self._core.lock:
+            if path not in self._known:
+                return Reply(warnings=["requested namespace does not exist"])
+            if any(one != path and one.startswith(path) for one in self._known):
+                raise refused(f'cannot delete namespace ("{path}") containing child namespaces')
+        self._core.leases.revoke_prefix(path, force=True)
+        mounts = [mount for mount in self._core.mounts.all() if mount.namespace == path]
+        for mount in mounts:
+            self._core.mounts.remove(mount.path)
+            if mount.inner_path not in _SHARED:
+                mount.engine.close()
+        with self._core.lock:
+            self._known.pop(path, None)
+        return Reply(data={"status": "in-progress"})
 
     def _list(self, request: Request, _fields: Fields) -> Reply | None:
         parent = self._of_request(request)

@@ -198,6 +198,15 @@ class Acl:
             return ["deny"]
         return sorted(rule.capabilities)
 
+    def touches(self, mount_point: str) -> bool:
+        """
+        Tell whether anything at or below *mount_point* is allowed. vault: ``hasMountAccess``.
+        """
+        if self.capabilities(mount_point) != ["deny"]:
+            return True
+        granted = [path for path, rule in self._rules.items() if rule.capabilities and "deny" not in rule.capabilities]
+        return any(path.startswith(mount_point) or _matches(path, mount_point) for path in granted)
+
     def allows(self, operation: str, path: str, data: Mapping[str, Any], *, sudo: bool) -> bool:
         """
         Tell whether *operation* on *path* with the parameters *data* is allowed.

@@ -28,6 +28,7 @@ from vault_pool.devserver.pgx import Session
 
 _RENEW: Final = """ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}';"""
 _ROTATE: Final = """ALTER ROLE "{{username}}" WITH PASSWORD '{{password}}';"""
+_EXISTS: Final = "SELECT exists (SELECT rolname FROM pg_roles WHERE rolname=%s);"
 _GRANTED_SCHEMAS: Final = "SELECT DISTINCT table_schema FROM information_schema.role_column_grants WHERE grantee=%s;"
 _CONNECT_TIMEOUT: Final = 10
 _QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -100,9 +101,21 @@ class PostgreSQL:
         """
         Run the rotation statements, by default one that sets the password.
         """
+        if self._details.get("password_authentication") == "scram-sha-256":
+            password = scram_verifier(password)
+        values = {"name": username, "username": username, "password": password}
         with self._lock:
-            values = {"name": username, "username": username, "password": password}
-            self._transaction(self._ready(), statements or [_ROTATE], values)
+            try:
+                session = self._ready()
+            except BackendError as error:
+                raise BackendError(wrapped(f"unable to get connection: {error}")) from None
+            try:
+                with self._reported():
+                    # vault: it asks, but goes on whatever the answer.
+                    session.first(_EXISTS, username)
+                self._transaction(session, statements or [_ROTATE], values)
+            except BackendError as error:
+                raise BackendError(wrapped(f"failed to execute query: {error}")) from None
 
     def delete_user(self, statements: Sequence[str], username: str) -> None:
         """
@@ -166,7 +179,7 @@ class PostgreSQL:
         session = self._ready()
         user = sql.Identifier(username).as_string()
         with self._reported():
-            if not session.first("SELECT exists (SELECT rolname FROM pg_roles WHERE rolname=%s);", username):
+            if not session.first(_EXISTS, username):
                 return
             with session.prepared(_GRANTED_SCHEMAS, username) as rows:
                 database = str(session.first("SELECT current_database();"))

@@ -11,10 +11,24 @@ from typing import Any, Final
 
 from vault_pool.devserver.core import Core
 from vault_pool.devserver.errors import ApiError, refused
+from vault_pool.devserver.faults import STATES
 from vault_pool.devserver.values import show_time
 
 _SHORTEST_KEY: Final = 16
 _WRITES: Final = ("PUT", "POST")
+_TRUE: Final = ("1", "t", "true")
+# For each state the parameter that sets another status, and the status.
+_STATUSES: Final = {
+    "active": ("activecode", 200),
+    "sealed": ("sealedcode", 503),
+    "standby": ("standbycode", 429),
+    "standby-reads": ("standbycode", 429),
+    "performance-standby": ("performancestandbycode", 473),
+}
+
+
+# The paths by which the state of the server is read.
+READABLE: Final = ("sys/health", "sys/seal-status", "sys/leader", "sys/init")
 
 
 class SealPaths:
@@ -35,7 +49,8 @@ class SealPaths:
         if path == "sys/health":
             if method not in {"GET", "HEAD"}:
                 raise ApiError(405)
-            return self._health_status(parameters), self._health()
+            state = self._state()
+            return _status_of(state, parameters), self._health(state)
         readable = {"sys/seal-status": self._status, "sys/leader": self._leader, "sys/init": self._init}.get(path)
         if readable is not None:
             if method not in {"GET", "HEAD"}:
@@ -49,40 +64,38 @@ class SealPaths:
             raise ApiError(405)
         return None
 
-    def _health_status(self, parameters: Mapping[str, str]) -> int:
-        name, status = ("sealedcode", 503) if self._core.sealed else ("activecode", 200)
-        wanted = parameters.get(name, "")
-        if not wanted:
-            return status
-        if not wanted.isdigit():
-            raise ApiError(400)
-        return int(wanted)
+    def _state(self) -> str:
+        """
+        Return what this server is, or seems to be: active, or one of `faults.STATES`.
+        """
+        seeming = self._core.faults.claim(*STATES)
+        return "sealed" if self._core.sealed else "active" if seeming is None else seeming.fault.kind
 
-    def _health(self) -> dict[str, Any]:
-        sealed = self._core.sealed
-        mode = "unknown" if sealed else "disabled"
+    def _health(self, state: str) -> dict[str, Any]:
+        mode = "unknown" if state == "sealed" else "disabled"
         return {
             "initialized": True,
-            "sealed": sealed,
-            "standby": sealed,
-            "performance_standby": False,
+            "sealed": state == "sealed",
+            "standby": state != "active",
+            "performance_standby": state == "performance-standby",
             "replication_performance_mode": mode,
             "replication_dr_mode": mode,
             "server_time_utc": int(self._core.clock.now()),
             "version": self._core.flavor.version,
-            **self._cluster(),
+            **self._cluster(sealed=state == "sealed"),
         }
 
-    def _cluster(self) -> dict[str, Any]:
-        if self._core.sealed:
+    def _cluster(self, *, sealed: bool) -> dict[str, Any]:
+        if sealed:
             return {}
         return {"cluster_name": self._core.cluster_name, "cluster_id": self._core.cluster_id}
 
     def _status(self) -> dict[str, Any]:
+        sealed = self._state() == "sealed"
         return {
             "type": "shamir",
             "initialized": True,
-            "sealed": self._core.sealed,
+            "sealed": sealed,
             "t": 1,
             "n": 1,
             "progress": 0,
@@ -90,7 +103,7 @@ class SealPaths:
             "version": self._core.flavor.version,
             "build_date": "",
             "migration": False,
-            **self._cluster(),
+            **self._cluster(sealed=sealed),
             "recovery_seal": False,
             "storage_type": "inmem",
         }
@@ -124,3 +137,19 @@ class SealPaths:
             raise refused("Unseal failed, invalid key")
         self._core.unseal()
         return 200, self._status()
+
+
+def _status_of(state: str, parameters: Mapping[str, str]) -> int:
+    """
+    Return the status of `sys/health`, which *parameters* may change. vault: ``http/sys_health.go``.
+    """
+    for accepted, states in (("standbyok", ("standby", "standby-reads")), ("perfstandbyok", ("performance-standby",))):
+        if state in states and parameters.get(accepted, "").lower() in _TRUE:
+            state = "active"
+    name, status = _STATUSES[state]
+    wanted = parameters.get(name, "")
+    if not wanted:
+        return status
+    if not wanted.isdigit():
+        raise ApiError(400)
+    return int(wanted)

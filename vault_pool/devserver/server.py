@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from vault_pool.devserver.clock import Clock, SystemClock
 from vault_pool.devserver.core import Core
-from vault_pool.devserver.faults import Faults, Hang
+from vault_pool.devserver.errors import ConnectionDropped
+from vault_pool.devserver.exchange import HttpRequest
+from vault_pool.devserver.faults import Faults, Injection, check
 from vault_pool.devserver.flavor import FLAVORS
-from vault_pool.devserver.front import Front, HttpRequest
+from vault_pool.devserver.front import Front
 from vault_pool.devserver.kv_versioned import VersionedKvEngine
+from vault_pool.devserver.ldap_directory import MemoryDirectory
+from vault_pool.devserver.mfa import IdentityEngine
 from vault_pool.devserver.mounts import Mount
 from vault_pool.devserver.shortcuts import Shortcuts
 from vault_pool.devserver.system import SystemEngine
@@ -35,10 +39,10 @@ class DevServer(Shortcuts):
     Vault's API from `start()` (or ``with``) until `close()`; nothing is kept. Not for production. Thread-safe.
 
     *root_token*: None makes a random one. *host* other than a loopback address needs *allow_remote*. *port* 0: the
-    system chooses. *flavor*: "openbao" (2.5) or "vault" (1.14). *tls*: with a certificate of its own, whose authority
-    is in `ca_file`. *clock*: with a `ManualClock` nothing ends by itself, see `step()`. *listen* False: no socket, only
-    `request()`. *revoke_on_close*: drop the database roles that are left, as far as
-    the databases answer within *close_timeout* seconds. Raises ValueError for an impossible setting.
+    system chooses. *flavor*: "openbao" (2.5), "vault" (1.14) or "vault-1.17". *tls*: with a certificate of its own,
+    whose authority is in `ca_file`. *clock*: with a `ManualClock` nothing ends by itself, see `step()`. *listen* False:
+    no socket, only `request()`. *revoke_on_close*: drop the database roles that are left, as far as the databases
+    answer within *close_timeout* seconds. Raises ValueError for an impossible setting.
     """
 
     def __init__(
@@ -114,14 +118,15 @@ class DevServer(Shortcuts):
         """
         if self._core is not None:
             raise RuntimeError("the development server is running already")
-        core = Core(self._flavor, self._clock)
+        core = Core(self._flavor, self._clock, self.faults)
         core.mounts.add(Mount(path="sys/", engine=SystemEngine(core), description="system endpoints"))
         core.mounts.add(Mount(path="auth/token/", engine=TokenEngine(core), description="token based credentials"))
         options, kept = {"version": "2"}, "key/value secret storage"
         core.mounts.add(Mount(path="secret/", engine=VersionedKvEngine(core), description=kept, options=options))
+        core.mounts.add(Mount(path="identity/", engine=IdentityEngine(core), description="identity store"))
         root = Auth(policies=["root"], renewable=False)
         core.tokens.issue(root, "auth/token/create", core.limits("auth/token/"), token_id=self.root_token)
-        self._core, self._front = core, Front(core, self.faults)
+        self._core, self._front = core, Front(core)
         if self._listen:
             try:
                 self._certificate = ThrowawayCertificate() if self._tls else None
@@ -130,6 +135,7 @@ class DevServer(Shortcuts):
                 self.close()
                 raise
             self.port = self._web.port
+            core.logins.over_tls, core.logins.on_client_authority = self._tls, self._web.trust_clients
 
     def close(self) -> None:
         """
@@ -175,6 +181,8 @@ class DevServer(Shortcuts):
     ) -> tuple[int, dict[str, Any] | None]:
         """
         Answer a request without a socket; *path* begins with ``/v1/`` or behind it. Return status and body.
+
+        Raise ConnectionResetError where the connection would end without a whole answer.
         """
         if self._front is None:
             raise RuntimeError("the development server is not running")
@@ -184,6 +192,8 @@ class DevServer(Shortcuts):
         target = path if path.startswith("/") else f"/v1/{path}"
         raw = b"" if body is None else json.dumps(body).encode()
         answer = self._front.handle(HttpRequest(method=method, target=target, headers=sent, body=raw))
+        if answer.cut:
+            raise ConnectionDropped
         return answer.status, answer.body
 
     def seal(self) -> None:
@@ -198,19 +208,20 @@ class DevServer(Shortcuts):
         """
         self.core.unseal()
 
-    def hang(self, prefix: str, *, after: bool = False) -> Hang:
+    @property
+    def directory(self) -> MemoryDirectory:
         """
-        Hold the answers to requests whose path begins with *prefix* (without ``/v1/``) until the result is released.
+        The people who may log in by LDAP, at an `ldap` method whose config has no `url`.
+        """
+        return self.core.logins.directory
 
-        *after*: they are carried out first.
+    def inject(self, kind: str, /, **settings: Any) -> Injection:
         """
-        return self.faults.hang(prefix, after=after)
+        Put a fault in force, until its `end()` or the end of a ``with`` block on it.
 
-    def fail(self, prefix: str, status: int = 500, body: Any = None, *, times: int = 1) -> None:
+        The kinds are those of `vault_pool.devserver.faults`. Raise ValueError that names the setting.
         """
-        Answer the next *times* requests whose path begins with *prefix* with *status* and *body*.
-        """
-        self.faults.fail(prefix, status, {"errors": ["internal error"]} if body is None else body, times)
+        return self.faults.inject(check(kind, **settings))
 
     def step(self, seconds: float = 0.0) -> None:
         """

@@ -22,7 +22,8 @@ class SystemEngine:
     """
 
     kind: Final = "system"
-    open_paths: Final[Sequence[str]] = ()
+    # vault: it looks at the token itself.
+    open_paths: Final[Sequence[str]] = ("internal/ui/mounts/*",)
     # vault: the paths of ``logical_system.go`` that need the sudo capability, as far as they exist here.
     sudo_paths: Final[Sequence[str]] = (
         "auth/*",
@@ -44,6 +45,7 @@ class SystemEngine:
             *MountPaths(core).routes,
             *PolicyPaths(core).routes,
             *core.namespaces.routes,
+            *core.quotas.routes,
             Route(pattern="seal", operations={"update": lambda _request, _fields: core.seal()}),
             Route(pattern="step-down", operations={"update": lambda _request, _fields: None}),
         )

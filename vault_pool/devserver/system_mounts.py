@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from vault_pool.devserver.approle import AppRoleEngine
 from vault_pool.devserver.engines import ALIASES, AUTH, SECRETS
-from vault_pool.devserver.errors import refused
+from vault_pool.devserver.errors import ApiError, bad_token, refused
 from vault_pool.devserver.field_types import ANY, FLAG, MAP, PAIRS, SECONDS, TEXT
 from vault_pool.devserver.framework import Fields, Reply, Request, Route
-from vault_pool.devserver.mounts import Mount
+from vault_pool.devserver.mounts import LockingEngine, Mount
+from vault_pool.devserver.policies import Acl
 from vault_pool.devserver.values import BadDurationError, parse_duration
 
 if TYPE_CHECKING:
@@ -151,23 +151,38 @@ class MountPaths:
         mount.description = fields.get("description", mount.description)
         mount.lockout = {**mount.lockout, **fields.get("user_lockout_config", {})}
 
+    def _acl(self, request: Request) -> Acl:
+        entry = self._core.tokens.lookup(request.token)
+        if entry is None:
+            raise bad_token(self._core.flavor)
+        return self._core.acl(entry)
+
     def _ui_all(self, request: Request, _fields: Fields) -> Reply:
-        mounts = self._here(request)
+        acl = self._acl(request)
+        mounts = [mount for mount in self._here(request) if acl.touches(mount.inner_path)]
         shown = {mount.inner_path: mount.show(self._core.flavor) for mount in mounts}
         auth = {path.removeprefix("auth/"): one for path, one in shown.items() if path.startswith("auth/")}
         return Reply(data={"auth": auth, "secret": {path: one for path, one in shown.items() if path[:5] != "auth/"}})
 
-    def _ui_one(self, _request: Request, fields: Fields) -> Reply:
-        mount = self._core.mounts.find(fields.text("path"))
-        if mount is None:
-            raise refused("preflight capability check returned 403, please ensure client's policies grant access")
-        return Reply(data=mount.show(self._core.flavor) | {"path": mount.path})
+    def _ui_one(self, request: Request, fields: Fields) -> Reply:
+        """
+        Show the mount of a path to whom it may concern. vault: ``pathInternalUIMountRead``; command lines ask it.
+        """
+        namespace = request.mount_point.removesuffix("sys/")
+        mount = self._core.mounts.find(namespace + fields.text("path"))
+        if mount is None or not self._acl(request).touches(mount.inner_path):
+            raise ApiError(
+                403,
+                "preflight capability check returned 403, please ensure client's policies grant access to path "
+                f'"{fields.text("path").strip("/")}/"',
+            )
+        return Reply(data=mount.show(self._core.flavor) | {"path": mount.inner_path})
 
     def _locked(self, _request: Request, _fields: Fields) -> Reply:
         locked = {
             mount.accessor: mount.engine.lockout.names(mount.lockout)
             for mount in self._core.mounts.all()
-            if isinstance(mount.engine, AppRoleEngine)
+            if isinstance(mount.engine, LockingEngine)
         }
         found = [
             {"mount_accessor": accessor, "counts": len(names), "alias_identifiers": names}
@@ -180,7 +195,7 @@ class MountPaths:
 
     def _unlock(self, _request: Request, fields: Fields) -> None:
         for mount in self._core.mounts.all():
-            if mount.accessor == fields.text("accessor") and isinstance(mount.engine, AppRoleEngine):
+            if mount.accessor == fields.text("accessor") and isinstance(mount.engine, LockingEngine):
                 mount.engine.lockout.forget(fields.text("name"))
 
 

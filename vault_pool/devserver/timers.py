@@ -21,19 +21,18 @@ _LONGEST_WAIT: Final = 60.0
 
 class Timers:
     """
-    One instant per key, at which *run* is called with the key on a worker thread.
+    One instant per key, at which a function is called on a worker thread.
 
-    With a `ManualClock` there are no threads: `step()` calls *run* itself. Thread-safe.
+    With a `ManualClock` there are no threads: `step()` calls it itself. Thread-safe.
     """
 
-    def __init__(self, clock: Clock, run: Callable[[str], None]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._run = run
         self._changed = threading.Condition()
         self._numbers = itertools.count()
         self._heap: list[tuple[float, int, str]] = []
         # The number of the one entry of the heap that counts for a key; the others were replaced or cancelled.
-        self._current: dict[str, int] = {}
+        self._current: dict[str, tuple[int, Callable[[], None]]] = {}
         self._paused = False
         self._closed = False
         self._workers: ThreadPoolExecutor | None = None
@@ -43,13 +42,13 @@ class Timers:
             self._thread = threading.Thread(target=self._loop, name="devserver-timers", daemon=True)
             self._thread.start()
 
-    def set(self, key: str, when: float) -> None:
+    def set(self, key: str, when: float, run: Callable[[], None]) -> None:
         """
-        Run *key* at *when*, and not at an instant named before.
+        Call *run* at *when*, and nothing that was set for *key* before.
         """
         with self._changed:
             number = next(self._numbers)
-            self._current[key] = number
+            self._current[key] = number, run
             heapq.heappush(self._heap, (when, number, key))
             self._changed.notify()
 
@@ -75,8 +74,8 @@ class Timers:
         if not isinstance(self._clock, ManualClock):
             raise TypeError("only a server with a ManualClock can be stepped")
         target = self._clock.now() + seconds
-        while (key := self._pop(target)) is not None:
-            self._run(key)
+        while (run := self._pop(target)) is not None:
+            run()
         self._clock.set(target)
 
     def close(self) -> None:
@@ -91,7 +90,7 @@ class Timers:
         if self._workers is not None:
             self._workers.shutdown(cancel_futures=True)
 
-    def _pop(self, until: float) -> str | None:
+    def _pop(self, until: float) -> Callable[[], None] | None:
         with self._changed:
             when, key = self._next()
             if key is None or when > until or self._paused:
@@ -99,13 +98,12 @@ class Timers:
             if isinstance(self._clock, ManualClock):
                 self._clock.set(when)
             heapq.heappop(self._heap)
-            del self._current[key]
-            return key
+            return self._current.pop(key)[1]
 
     def _next(self) -> tuple[float, str | None]:
         while self._heap:
             when, number, key = self._heap[0]
-            if self._current.get(key) == number:
+            if self._current.get(key, (None,))[0] == number:
                 return when, key
             heapq.heappop(self._heap)
         return 0.0, None
@@ -123,4 +121,4 @@ class Timers:
                     continue
             due = self._pop(self._clock.now())
             if due is not None:
-                self._workers.submit(self._run, due)
+                self._workers.submit(due)

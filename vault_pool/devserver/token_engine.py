@@ -176,9 +176,9 @@ class TokenEngine:
             raise refused(wrapped("invalid accessor"))
         return entry
 
-    def _renew_self(self, request: Request, fields: Fields) -> Reply:
+    def _renew_self(self, request: Request, fields: Fields) -> Reply | None:
         assert request.entry is not None
-        return self._renewed(self._tokens.lookup(request.entry.id), fields)
+        return self._renewed(request, self._tokens.lookup(request.entry.id), fields)
 
     def _named(self, fields: Fields, *, needed: bool = False) -> str:
         """
@@ -193,25 +193,28 @@ class TokenEngine:
             raise refused("missing token ID")
         return token
 
-    def _renew(self, _request: Request, fields: Fields) -> Reply:
-        return self._renewed(self._tokens.lookup(self._named(fields, needed=True)), fields)
+    def _renew(self, request: Request, fields: Fields) -> Reply | None:
+        return self._renewed(request, self._tokens.lookup(self._named(fields, needed=True)), fields)
 
-    def _renew_accessor(self, _request: Request, fields: Fields) -> Reply:
-        return self._renewed(self._by_accessor(fields), fields)
+    def _renew_accessor(self, request: Request, fields: Fields) -> Reply | None:
+        return self._renewed(request, self._by_accessor(fields), fields)
 
-    def _renewed(self, entry: TokenEntry | None, fields: Fields) -> Reply:
+    def _renewed(self, request: Request, entry: TokenEntry | None, fields: Fields) -> Reply | None:
         if entry is None:
             raise refused("token not found")
         lease = self._core.leases.get(entry.lease_id)
-        wish = None
+        path, wish, start = entry.namespace + entry.path, Wish(), float(entry.creation_time)
         if lease is not None and lease.auth is not None:
+            start = lease.issue_time
             try:
-                wish = self._core.renewed_wish(lease.auth, entry.namespace + entry.path)
+                renewed = self._core.renewed_wish(lease.auth, path, request)
             except BackendError as error:
                 raise failed(f"failed to renew entry: {error}") from None
-        auth, warnings = self._tokens.renew(
-            entry, fields.get("increment", 0), wish, self._core.limits(entry.namespace + entry.path)
-        )
+            if renewed is None:
+                return None
+            wish = renewed
+        limits = self._core.renewal_limits(path, start)
+        auth, warnings = self._tokens.renew(entry, fields.get("increment", 0), wish, limits)
         return Reply(auth=auth, warnings=warnings)
 
     def _revoke_self(self, request: Request, _fields: Fields) -> None:

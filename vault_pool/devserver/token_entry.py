@@ -76,6 +76,7 @@ class Auth:
     client_token: str = field(default="", repr=False)
     accessor: str = ""
     lease_duration: int = 0
+    mfa_requirement: Mapping[str, Any] | None = None
 
     def show(self) -> dict[str, Any]:
         """
@@ -84,17 +85,32 @@ class Auth:
         return {
             "client_token": self.client_token,
             "accessor": self.accessor,
-            "policies": list(self.policies),
-            "token_policies": list(self.policies),
+            "policies": list(self.policies) or None,
+            **({"token_policies": list(self.policies)} if self.policies else {}),
             "metadata": None if self.metadata is None else dict(self.metadata),
             "lease_duration": self.lease_duration,
             "renewable": self.renewable,
             "entity_id": self.entity_id,
             "token_type": self.token_type,
             "orphan": self.orphan,
-            "mfa_requirement": None,
+            "mfa_requirement": self.mfa_requirement,
             "num_uses": self.num_uses,
         }
+
+
+def wants_mfa(requirement: Mapping[str, Any]) -> Auth:
+    """
+    Return what a login grants as long as a second factor is missing: no token.
+
+    openbao v2.5.5 vault/request_handling.go:1856.
+    """
+    return Auth(
+        policies=[],
+        renewable=False,
+        token_type="default",  # noqa: S106 - a kind, no password
+        orphan=False,
+        mfa_requirement=requirement,
+    )
 
 
 def in_networks(address: str, networks: Sequence[str]) -> bool:

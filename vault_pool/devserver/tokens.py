@@ -187,12 +187,11 @@ class TokenStore:
             shown["period"] = entry.period
         return shown
 
-    def renew(self, entry: TokenEntry, increment: int, wish: Wish | None, limits: Limits) -> tuple[Auth, list[str]]:
+    def renew(self, entry: TokenEntry, increment: int, wish: Wish, limits: Limits) -> tuple[Auth, list[str]]:
         """
         Renew *entry*; return its `auth` block and the warnings.
 
-        *wish* is what the role of its login wants now; None: the token was created, and wants the TTL of its last
-        renewal. vault: ``RenewToken``.
+        *wish* is what the role of its login wants now, or a created token's last TTL. vault: ``RenewToken``.
         """
         if entry.batch:
             raise refused("batch tokens cannot be renewed")
@@ -204,14 +203,13 @@ class TokenStore:
             refusal = lease.refusal(now)
             if refusal is not None:
                 raise refused(refusal)
-            wanted = lease.auth.wish if wish is None else wish
             try:
-                ttl, warnings = calculate_ttl(limits, wanted, now=now, start=lease.issue_time, increment=increment)
+                ttl, warnings = calculate_ttl(limits, wish, now=now, start=lease.issue_time, increment=increment)
             except BackendError as error:
                 raise failed(str(error)) from None
-            auth = replace(lease.auth, lease_duration=ttl, wish=replace(wanted, ttl=ttl), num_uses=entry.num_uses)
+            auth = replace(lease.auth, lease_duration=ttl, wish=replace(wish, ttl=ttl), num_uses=entry.num_uses)
             lease.auth, lease.expire_time, lease.last_renewal = auth, now + ttl, now
-            self._leases.timers.set(lease.lease_id, now + ttl)
+            self._leases.arm(lease)
             return auth, warnings
 
     def revoke(self, entry: TokenEntry, *, orphan_children: bool = False) -> None:

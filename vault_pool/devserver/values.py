@@ -66,13 +66,14 @@ def show_duration(seconds: int) -> str:
     return shown if not (hours and rest and not minutes) else f"{hours}h0m{rest}s"
 
 
-def show_time(instant: float | None, *, whole_seconds: bool = False) -> str | None:
+def show_time(instant: float | None, *, whole_seconds: bool = False, utc: bool = False) -> str | None:
     """
-    Return *instant* as RFC3339Nano in the server's zone; None stays None.
+    Return *instant* as RFC3339Nano in the server's zone, or in UTC; None stays None.
     """
     if instant is None:
         return None
-    moment = datetime.fromtimestamp(int(instant) if whole_seconds else instant, tz=timezone.utc).astimezone()
+    moment = datetime.fromtimestamp(int(instant) if whole_seconds else instant, tz=timezone.utc)
+    moment = moment if utc else moment.astimezone()
     fraction = "" if whole_seconds else f"{instant % 1:.9f}"[1:].rstrip("0").rstrip(".")
     offset = moment.strftime("%z")
     zone = "Z" if offset == "+0000" else f"{offset[:3]}:{offset[3:]}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vault_pool.devserver.errors import ApiError, bad_token, denied_by_policy, refused
 from vault_pool.devserver.framework import Request
+from vault_pool.devserver.namespaces import Namespace
 from vault_pool.devserver.policies import parse_policy
 from vault_pool.devserver.token_entry import Auth
 from vault_pool.devserver.ttl import Wish
@@ -49,7 +50,9 @@ class Wrapping:
         """
         wish = Wish(ttl=ttl, explicit_max_ttl=ttl)
         auth = Auth(policies=[POLICY.name], wish=wish, renewable=False, num_uses=1)
-        made, _ = self._core.tokens.issue(auth, path, self._core.limits(path))
+        namespace = self._core.namespaces.of(path)
+        limits, path = self._core.limits(path), path.removeprefix(namespace.path)
+        made, _ = self._core.tokens.issue(auth, path, limits, namespace=namespace)
         now = self._core.clock.now()
         with self._lock:
             self._kept[made.client_token] = _Wrapped(body=body, creation_path=path, creation_time=now, ttl=ttl)
@@ -70,14 +73,16 @@ class Wrapping:
         """
         Return status and body for a path below `sys/wrapping/`, None for any other.
         """
-        if request.path == "sys/wrapping/lookup" and request.operation in {"read", "update"}:
+        namespace = self._core.namespaces.of(request.path)
+        path = request.path.removeprefix(namespace.path)
+        if path == "sys/wrapping/lookup" and request.operation in {"read", "update"}:
             return 200, self._lookup(request)
         if request.operation != "update":
             return None
-        if request.path == "sys/wrapping/unwrap":
+        if path == "sys/wrapping/unwrap":
             return 200, self._take(self._named(request)).body
-        if request.path in {"sys/wrapping/wrap", "sys/wrapping/rewrap"}:
-            return 200, self._wrap_again(request)
+        if path in {"sys/wrapping/wrap", "sys/wrapping/rewrap"}:
+            return 200, self._wrap_again(request, namespace)
         return None
 
     def _lookup(self, request: Request) -> dict[str, Any]:
@@ -99,7 +104,11 @@ class Wrapping:
         """
         named = _token_in(request)
         if not request.token:
-            raise bad_token() if named else ApiError(403, "error validating wrapping token: token is empty")
+            raise (
+                bad_token(self._core.flavor)
+                if named
+                else ApiError(403, "error validating wrapping token: token is empty")
+            )
         if named:
             self._check(request)
         return named or request.token
@@ -107,9 +116,10 @@ class Wrapping:
     def _check(self, request: Request) -> None:
         entry = self._core.tokens.lookup(request.token)
         if entry is None:
-            raise bad_token()
+            raise bad_token(self._core.flavor)
         last = self._core.tokens.use(entry)
-        allowed = self._core.acl(entry).allows("update", request.path, request.data, sudo=False)
+        path = request.path.removeprefix(entry.namespace)
+        allowed = self._core.acl(entry).allows("update", path, request.data, sudo=False)
         if last:
             self._core.tokens.ended(entry.id)
         if not allowed:
@@ -124,11 +134,11 @@ class Wrapping:
         self._core.tokens.ended(token)
         return kept
 
-    def _wrap_again(self, request: Request) -> dict[str, Any]:
+    def _wrap_again(self, request: Request, namespace: Namespace) -> dict[str, Any]:
         self._check(request)
         if request.path.endswith("/rewrap"):
             kept = self._take(_token_in(request))
-            return self.wrap(kept.body, kept.creation_path, kept.ttl)
+            return self.wrap(kept.body, namespace.path + kept.creation_path, kept.ttl)
         if not request.wrap_ttl:
             raise refused("endpoint requires response wrapping to be used")
         return self.wrap(self._core.envelope_of(dict(request.data)), request.path, request.wrap_ttl)

@@ -4,19 +4,18 @@ HTTP: paths, methods, bodies, headers and faults, without sockets.
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from vault_pool.devserver import DevServer
-from vault_pool.devserver.front import Front, HttpRequest
+from vault_pool.devserver.exchange import HttpRequest
+from vault_pool.devserver.front import Front
 
 UNSUPPORTED_PATH = (404, "1 error occurred:\n\t* unsupported path\n\n")
 UNSUPPORTED_OPERATION = (405, "1 error occurred:\n\t* unsupported operation\n\n")
 
 
 def send(api, method, target, body=b"", **headers):
-    front = Front(api.server.core, api.server.faults)
+    front = Front(api.server.core)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return front.handle(
         HttpRequest(method=method, target=target, body=body, headers={"x-vault-token": api.root, **named})
@@ -105,7 +104,7 @@ def test_forms_are_read_where_they_are_declared(api):
 
 def test_a_bearer_token_counts_if_there_is_no_other(api):
     """X-Vault-Token wins over Authorization."""
-    front = Front(api.server.core, api.server.faults)
+    front = Front(api.server.core)
     path = "/v1/auth/token/lookup-self"
     for headers, status in (
         ({"authorization": f"Bearer {api.root}"}, 200),
@@ -155,25 +154,6 @@ def test_a_field_of_the_wrong_form_is_named(api, vault_api, increment, text):
     start = "Field validation failed: error converting input"
     assert api.refusal("PUT", "sys/leases/renew", body) == (400, f'{start} for field "increment": {text}')
     assert vault_api.refusal("PUT", "sys/leases/renew", body) == (400, f'{start} {shown} for field "increment": {text}')
-
-
-def test_a_failure_is_answered_so_many_times(api):
-    """Injected failures come before everything else, and end."""
-    api.server.fail("v/creds", 429, {"errors": ["slow down"]}, times=2)
-    assert [api.ask("GET", "v/creds/x")[0] for _ in range(3)] == [429, 429, 200]
-
-
-@pytest.mark.parametrize(("after", "issued"), [(False, []), (True, [0])])
-def test_a_hanging_answer_is_held_before_or_after_its_work(api, after, issued):
-    """A lost answer may have done its work, or not."""
-    answers = []
-    with api.server.hang("v/creds", after=after) as hang:
-        thread = threading.Thread(target=lambda: answers.append(api.ask("GET", "v/creds/x")))
-        thread.start()
-        assert hang.wait_held()
-        assert (api.vending.issued, answers) == (issued, [])
-    thread.join()
-    assert answers[0][0] == 200
 
 
 def test_only_loopback_is_listened_at():

@@ -156,5 +156,5 @@ def test_static_roles_share_their_names_with_dynamic_ones(api):
     api.ok("POST", "database/roles/app", {"db_name": "pg"})
     body = {"db_name": "pg", "username": "u", "rotation_period": "1h"}
     assert api.refusal("POST", "database/static-roles/app", body) == (400, "Role and Static Role names must be unique")
-    assert api.refusal("POST", "database/static-roles/other", body)[0] == 400
+    assert api.refusal("POST", "database/static-roles/other", body)[0] == 500
     assert api.refusal("LIST", "database/static-roles") == (404,)

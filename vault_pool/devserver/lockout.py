@@ -1,5 +1,5 @@
 """
-The lockout of a login name after too many bad logins.
+The lockout of a login name after too many bad logins, at the methods `approle`, `userpass` and `ldap`.
 
 vault: ``isUserLocked`` and ``localUpdateUserFailedLoginInfo``; for AppRole the name is the role id, so that one process
 with a stale secret id locks out every user of that role.
@@ -7,12 +7,14 @@ with a stale secret id locks out every user of that role.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from vault_pool.devserver.clock import Clock
+from vault_pool.devserver.errors import InvalidCredentials, denied
 from vault_pool.devserver.values import parse_duration
 
 _THRESHOLD: Final = 5
@@ -37,6 +39,20 @@ class Lockout:
         self._clock = clock
         self._lock = threading.Lock()
         self._failures: dict[str, _Failures] = {}
+
+    @contextlib.contextmanager
+    def guarding(self, name: str, rules: Mapping[str, Any]) -> Iterator[None]:
+        """
+        Refuse a login by *name* if it is locked out; else count what the block does: InvalidCredentials, or a success.
+        """
+        if self.locked(name, rules):
+            raise denied()
+        try:
+            yield
+        except InvalidCredentials:
+            self.count(name, rules)
+            raise
+        self.forget(name)
 
     def locked(self, name: str, rules: Mapping[str, Any]) -> bool:
         """
