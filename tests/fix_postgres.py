@@ -248,6 +248,15 @@ def private_postgres() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def shared_database(postgres) -> Iterator[Database]:
+    """One database for all tests of a module: for those to whom only the roles of their own pools matter."""
+    made = Database(postgres)
+    yield made
+    made.drop_all_roles()
+    made.drop()
+
+
 @pytest.fixture
 def database(postgres) -> Iterator[Database]:
     """A fresh database with its own administrator, group role and table; dropped after the test."""

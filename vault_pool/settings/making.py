@@ -103,9 +103,17 @@ def _new_vault(given: Given, arguments: dict[str, Any], login: Any) -> Any:
     from vault_pool.vault.client import Vault, auth_from_env  # noqa: PLC0415 - settings of another source need none
 
     auth = _login(given, login)
-    if not arguments:
-        return Vault.from_env(auth)
-    return _made(given, Section.VAULT, Vault, {**arguments, "auth": auth or auth_from_env()})
+    try:
+        if not arguments:
+            return Vault.from_env(auth)
+        auth = auth or auth_from_env()
+    except ConfigurationError as error:
+        text = str(error)
+    else:
+        return _made(given, Section.VAULT, Vault, {**arguments, "auth": auth})
+    for argument, name in (("pass address", "vault_address"), ("pass auth", "auth")):
+        text = text.replace(argument, f"give {given.spelled(name)}")
+    raise ConfigurationError(text)
 
 
 def _login(given: Given, chosen: Any) -> Any:

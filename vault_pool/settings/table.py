@@ -144,9 +144,25 @@ POOL = _rows(
     _row(
         "lookup_interval", optional(SECONDS), 60.0, 2, "How often Vault is asked whether the lease is in force.", "> 0"
     ),
+    _row("assume_role", optional(TEXT), None, 1, "A role of the database that every session acts as; none: its own."),
     _row(
-        "on_lapse", choice("keep", "close"), "keep", 2, "What becomes of open sessions when Vault is down for too long."
+        "on_retire_timeout",
+        choice("log", "cancel"),
+        "log",
+        2,
+        "Whether what is late for `retire_timeout` is cancelled.",
     ),
+    _row(
+        "on_lapse", choice("keep", "close"), "keep", 2, "Open sessions at the end of the lease, when Vault is silent."
+    ),
+    _row(
+        "max_lapse",
+        optional(SECONDS),
+        None,
+        2,
+        "How long `keep` keeps them, with `assume_role`; none: a lease duration.",
+    ),
+    _row("debug", FLAG, False, 3, "Whether the log says by which calls a connection is held."),
     _row("name", optional(TEXT), None, 2, "The pool's name in logs, metrics and threads; none: numbered."),
     _row("max_waiting", WHOLE, 0, 2, "Clients that may queue; 0: any number.", "at least 0"),
     _row("max_lifetime", SECONDS, 3600.0, 2, "Age after which a connection is replaced.", "more than 0"),
@@ -187,7 +203,7 @@ SOURCE = _rows(
         {"kv": 60.0, "agent_file": 1.0},
         2,
         "How often it is looked at.",
-        "kv: at least 1, agent_file: at least 0.1",
+        "kv: at least 1, agent_file: at least 0.5",
         of="kv agent_file",
     ),
     _row("user", TEXT, REQUIRED, 1, "The user, where there is no Vault.", of="fixed", variable="PGUSER"),

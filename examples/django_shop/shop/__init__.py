@@ -1,0 +1,3 @@
+"""
+A shop: the project and its only application.
+"""
