@@ -16,6 +16,7 @@ VAULT ?= hashicorp/vault:1.20,openbao/openbao:2.5
 POSTGRES ?= postgres:18
 PYTHONS ?=
 FILES ?=
+FORKS ?= 200
 SECONDS ?= 60
 DELAY_MS ?= 0
 SEED ?= 1
@@ -26,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make demo ARGS=--json | jq` must see JSON and nothing else: no command is echoed, and set-up goes to stderr.
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers test-package test-oldest contract lint typing bench soak chaos compose-smoke docs docs-links lock clean
+.PHONY: help demo forks platforms test test-containers test-package test-oldest contract lint typing bench faults soak chaos compose-smoke docs docs-links lock clean
 
 help: ## show this
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +57,9 @@ typing: $(READY) ## check types
 bench: $(READY) ## measure against the raw psycopg_pool; options in ARGS="…"
 	$(BIN)/python -m benchmarks $(ARGS)
 
+faults: $(READY) ## break one thing by hand, under load: ARGS="revoke --server bao" or ARGS="outage --how refuse"
+	$(BIN)/python -m tests.faults $(ARGS)
+
 soak: $(READY) ## rotate for a while and count what is lost: SERVER=devserver|bao|vault SECONDS=60 DELAY_MS=0
 	$(BIN)/python -m tests.soak --server $(SERVER) --seconds $(SECONDS) --delay-ms $(DELAY_MS) $(ARGS)
 
@@ -64,6 +68,12 @@ test-package: $(READY) ## the wheel and the sdist, the source tree out of the wa
 
 test-oldest: $(READY) ## the tests on the oldest dependencies that are allowed
 	$(BIN)/python -m tests.package --oldest $(ARGS)
+
+forks: $(READY) ## fork under load and rotations, and count what is lost: SERVER=devserver|bao|vault FORKS=200
+	$(BIN)/python -m tests.forks --server $(SERVER) --forks $(FORKS) $(ARGS)
+
+platforms: $(READY) ## run the unit tests without what Windows and macOS lack
+	VAULT_POOL_TEST_PLATFORM=bare $(BIN)/python -m pytest tests/unit $(ARGS)
 
 chaos: $(READY) ## break everything by a schedule under load, and judge: SERVER=devserver|bao|vault SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --server $(SERVER) --seed $(SEED) --minutes $(MINUTES) $(ARGS)

@@ -132,7 +132,7 @@ def try_package(python: str, sdist: Path, wheel: Path) -> None:
         shutil.rmtree(tree / "vault_pool")
         with environment(python, folder) as inside:
             run(inside, "-m", "pip", "install", "-q", f"{wheel}[{EXTRAS}]", "--group", "test", cwd=tree)
-            run(inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS, cwd=tree)
+            run(inside, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *TESTS, cwd=tree)
     say(f"  {time.monotonic() - began:.0f} s")
 
 

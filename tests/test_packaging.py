@@ -15,6 +15,7 @@ import pytest
 import vault_pool
 
 ROOT = Path(vault_pool.__file__).parents[1]
+TREE = Path(__file__).parents[1]
 EXTRAS = {"binary", "c", "flask", "django", "sqlalchemy", "prometheus", "otel", "cli", "dev"}
 
 
@@ -64,13 +65,14 @@ def test_the_command_is_there(distribution):
 
 
 @pytest.mark.skipif(util.find_spec("hatchling") is None, reason="hatchling is not installed")
+@pytest.mark.skipif(not (TREE / "vault_pool").is_dir(), reason="the source tree is out of the way")
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     """No test, no benchmark, no leftover; every module that there is."""
     from zipfile import ZipFile
 
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
-        cwd=ROOT,
+        cwd=TREE,
         check=True,
         capture_output=True,
         timeout=100,
@@ -80,5 +82,29 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
 
     assert all(name.startswith("vault_pool/") for name in names)
     assert {"vault_pool/py.typed", "vault_pool/pool.py"} <= names
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vault_pool").rglob("*.py")}
+    modules = {str(path.relative_to(TREE)) for path in (TREE / "vault_pool").rglob("*.py")}
     assert modules <= names
+
+
+def test_every_supported_python_is_declared(distribution):
+    """The classifiers name the versions that continuous integration runs."""
+    declared = {
+        line.rpartition(" :: ")[2]
+        for line in distribution.metadata.get_all("Classifier")
+        if re.fullmatch(r"Programming Language :: Python :: 3\.\d+", line)
+    }
+    assert declared == {"3.10", "3.11", "3.12", "3.13"}
+    assert distribution.metadata["Requires-Python"] == ">=3.10"
+
+
+@pytest.mark.skipif(not (TREE / "constraints.txt").is_file(), reason="no constraints.txt beside the tests")
+def test_everything_that_development_needs_is_locked(distribution):
+    """`make lock` was run after the last change of a dependency."""
+    locked = {
+        re.match(r"[\w.-]+", line).group().lower().replace("_", "-")
+        for line in (TREE / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    extras = EXTRAS - {"c"}
+    wanted = set().union(*(required(distribution, extra) for extra in [None, *extras]))
+    assert {name.replace("_", "-") for name in wanted} - {"vault-pool"} <= locked

@@ -6,10 +6,12 @@ Nothing of it is written down twice, so nothing of it can be stale.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -18,8 +20,14 @@ from docutils.statemachine import StringList
 from lease_diagram import svg, table
 from sphinx.util.docutils import SphinxDirective
 
+import vault_pool
 from vault_pool import events
 from vault_pool.cli import main
+from vault_pool.settings.__main__ import markdown as settings
+
+PACKAGE = Path(vault_pool.__file__).parent
+#: In the order in which they may import each other, as far as that is one.
+LAYERS = ["core", "errors", "events", "runtime", "vault", "sources", "pool", "settings"]
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -54,6 +62,23 @@ def event_table() -> str:
     return "\n".join(lines)
 
 
+def layers() -> str:
+    """Return a table of the packages and modules, with the first line of what each says of itself."""
+    lines = ["| | |", "|---|---|"]
+    for path in sorted([*PACKAGE.glob("*/__init__.py"), *PACKAGE.glob("*.py")], key=_rank):
+        inside = path.relative_to(PACKAGE)
+        name = f"{inside.parent}/" if inside.name == "__init__.py" else str(inside)
+        documented = ast.get_docstring(ast.parse(path.read_text())) or ""
+        if name not in ("./", "__main__.py"):
+            lines.append(f"| `{name}` | {' '.join(documented.partition('.')[0].split())} |")
+    return "\n".join(lines)
+
+
+def _rank(path: Path) -> tuple[int, str]:
+    name = path.parent.name if path.name == "__init__.py" else path.stem
+    return (LAYERS.index(name) if name in LAYERS else len(LAYERS), name)
+
+
 class Generated(SphinxDirective):
     """Markdown that the code gives."""
 
@@ -61,7 +86,9 @@ class Generated(SphinxDirective):
     makers: ClassVar[dict[str, Callable[[], str]]] = {
         "cli": command_line,
         "events": event_table,
+        "layers": layers,
         "lease": table,
+        "settings": settings,
     }
 
     def run(self) -> list[nodes.Node]:

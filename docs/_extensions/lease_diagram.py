@@ -172,12 +172,13 @@ def _box(phase: Phase) -> str:
 def _arrow(number: int, before: Phase, after: Phase) -> str:
     """Return an arrow from edge to edge, beside its opposite, with its number at two fifths of the way."""
     (x1, y1), (x2, y2) = _centre(before), _centre(after)
-    length = math.hypot(x2 - x1, y2 - y1)
-    aside_x, aside_y = -(y2 - y1) / length * 8, (x2 - x1) / length * 8
-    x1, y1, x2, y2 = x1 + aside_x, y1 + aside_y, x2 + aside_x, y2 + aside_y
-    cut = min(_inside(x2 - x1, _WIDTH), _inside(y2 - y1, _HEIGHT))
-    from_x, from_y = x1 + (x2 - x1) * cut, y1 + (y2 - y1) * cut
-    to_x, to_y = x2 - (x2 - x1) * cut, y2 - (y2 - y1) * cut
+    dx, dy = x2 - x1, y2 - y1
+    length = math.hypot(dx, dy)
+    aside_x, aside_y = -dy / length * 8, dx / length * 8
+    out = min(_inside(dx, _WIDTH, aside_x), _inside(dy, _HEIGHT, aside_y))
+    back = min(_inside(dx, _WIDTH, -aside_x), _inside(dy, _HEIGHT, -aside_y))
+    from_x, from_y = x1 + aside_x + dx * out, y1 + aside_y + dy * out
+    to_x, to_y = x2 + aside_x - dx * back, y2 + aside_y - dy * back
     label_x, label_y = from_x + (to_x - from_x) * 0.4 + aside_x, from_y + (to_y - from_y) * 0.4 + aside_y + 4
     return (
         f'<line x1="{from_x:.1f}" y1="{from_y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}" marker-end="url(#tip)"/>'
@@ -185,6 +186,6 @@ def _arrow(number: int, before: Phase, after: Phase) -> str:
     )
 
 
-def _inside(distance: float, size: int) -> float:
-    """Return the part of a line of *distance* that lies inside a box of *size* at its beginning."""
-    return size / 2 / abs(distance) if distance else math.inf
+def _inside(distance: float, size: int, aside: float) -> float:
+    """Return the part of a line, *distance* long and *aside* of the middle, that is in a box of *size* at its start."""
+    return (size / 2 - math.copysign(aside, aside * distance)) / abs(distance) if distance else math.inf

@@ -4,7 +4,8 @@ The examples of a page, in order, and how they are carried out.
     python -m tests.docs.pages docs/tutorial.md      (in an empty folder, with the environment of a world)
 
 * ``python`` runs in one namespace for the whole page, ``sh`` in bash, each block in the environment that the one before
-  left; what it started in the background is ended with the page; ``sql`` runs as the server's superuser.
+  left; what it started in the background is ended with the page; ``sql`` runs as the server's superuser, in the
+  database that a first line ``-- In the database NAME:`` names.
 * A block with a file's name as ``:caption:`` is written to that file, whatever its language.
 * ``<!-- not run: REASON -->`` before a block is the only way out. Other languages (``text``, ``hcl``, …) are shown,
   not run.
@@ -125,16 +126,10 @@ class Page:
 
     def _sql(self, code: str) -> None:
         superuser = {"user": "postgres", "password": os.environ["WORLD_SUPERUSER_PASSWORD"]}
-        with psycopg.connect(dbname="postgres", autocommit=True, **superuser) as conn:
-            database = "postgres"
+        place = re.match(r"-- In the database (\w+):", code)
+        with psycopg.connect(dbname=place[1] if place else "postgres", autocommit=True, **superuser) as conn:
             for statement in statements(code):
-                moved = re.match(r"\\c(?:onnect)? (\w+)", statement)
-                if moved:
-                    database = moved[1]
-                    conn = psycopg.connect(dbname=database, autocommit=True, **superuser)  # noqa: PLW2901
-                else:
-                    conn.execute(statement.encode())
-            conn.close()
+                conn.execute(statement.encode())
 
     def _end(self) -> None:
         for shell in self._shells:
@@ -146,13 +141,13 @@ class Page:
 
 
 def statements(code: str) -> Iterator[str]:
-    """Yield the statements of a script for psql: each ends with a semicolon at the end of its line."""
+    """Yield the statements of a script for psql: each ends with a semicolon, and its line with it."""
     pending: list[str] = []
     for line in code.splitlines():
         if not pending and (not line.strip() or line.startswith("--")):
             continue
         pending.append(line)
-        if line.rstrip().endswith(";") or line.startswith("\\"):
+        if re.search(r";\s*(--.*)?$", line):
             yield "\n".join(pending)
             pending = []
     assert not pending, f"no semicolon ends {pending[0]!r}"
