@@ -4,6 +4,7 @@ Forks of this process that say what came of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -66,14 +67,16 @@ def in_child(work: Callable[[], Any], **options: Any) -> Any:
     return Child(work, **options).verdict()
 
 
-def sockets() -> set[str]:
-    """Return the sockets that this process holds: a child that shares one has it by the same name."""
+def sockets(port: int | None = None) -> set[str]:
+    """Return the sockets that this process holds (to *port*): a child that shares one has it by the same name."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
-        try:
-            target = str(entry.readlink())
-        except FileNotFoundError:  # the one that listed the folder
-            continue
-        if target.startswith("socket:"):
-            found.add(target)
-    return found
+        with contextlib.suppress(FileNotFoundError):  # the one that listed the folder
+            found.add(str(entry.readlink()))
+    found = {name for name in found if name.startswith("socket:")}
+    return found if port is None else found & _sockets_to(port)
+
+
+def _sockets_to(port: int) -> set[str]:
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return {f"socket:[{row[9]}]" for row in rows if int(row[2].rpartition(":")[2], 16) == port}

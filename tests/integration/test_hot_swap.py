@@ -107,6 +107,26 @@ def test_callbacks_and_the_connection_class_are_the_applications(no_leaks, conni
     assert called == {"configure": 1, "check": 1, "reset": 1}
 
 
+def test_the_end_of_a_use_is_the_connections_own(no_leaks, conninfo):
+    """A class that does something of its own then is not passed over, not even when there is nothing to commit."""
+    called = Counter()
+
+    class Mine(psycopg.Connection):
+        def commit(self):
+            called["commit"] += 1
+            super().commit()
+
+    class Yours(psycopg.Connection):
+        def __exit__(self, *error):
+            called["exit"] += 1
+            super().__exit__(*error)
+
+    for connection_class in (Mine, Yours):
+        with HotSwapPool(conninfo, min_size=1, connection_class=connection_class) as pool, pool.connection():
+            pass
+    assert called == {"commit": 1, "exit": 1}
+
+
 def test_an_error_in_the_body_rolls_back_and_returns_the_connection(no_leaks, conninfo):
     """It is raised as it is, also after a swap."""
     with HotSwapPool(conninfo, min_size=1) as pool:
@@ -153,6 +173,30 @@ def test_counters_go_on_across_swaps(no_leaks, conninfo):
         assert (stats["requests_num"], stats["connections_num"]) == (15, 4)
         assert stats["pool_size"] == stats["pool_available"] == 1
         assert pool.pop_stats()["requests_num"] == 15
+        assert "requests_num" not in pool.get_stats()
+
+
+def test_a_pool_that_is_handed_back_counts_while_it_was_ours(no_leaks, conninfo):
+    """Neither do the counters fall when it goes, nor does what it did elsewhere count when it comes back."""
+
+    def use(pool, times):
+        for _ in range(times):
+            with pool.connection() as conn:
+                conn.execute("SELECT 1")
+
+    with HotSwapPool(conninfo, min_size=1, max_size=1) as pool:
+        use(pool, 3)
+        old = pool.replace(successor(conninfo), retire=False)
+        assert pool.get_stats()["requests_num"] == 3
+        use(old, 10)
+        use(pool, 2)
+        assert pool.get_stats()["requests_num"] == 5
+        pool.replace(old)
+        assert pool.get_stats()["requests_num"] == 5
+        use(pool, 1)
+        until(lambda: not pool._reaper.retiring())
+        assert pool.get_stats()["requests_num"] == 6
+        assert pool.pop_stats()["requests_num"] == 6
         assert "requests_num" not in pool.get_stats()
 
 

@@ -294,8 +294,8 @@ def test_everything_may_lie_in_a_namespace(vault_server, database):
     """Login, wrapping, leases and the token's own affairs of a pool in a namespace."""
     name = f"ns-{vault_server.mount}"
     status, _ = vault_server.api("POST", f"sys/namespaces/{name}", {})
-    if status >= 400:
-        pytest.skip(f"{vault_server.kind} has no namespaces")
+    if status >= 400 or vault_server.kind == "devserver":
+        pytest.skip(f"{vault_server.kind} has no namespaces, or no wrapping in them")
 
     def ask(verb, path, body=None, **headers):
         status, answer = vault_server.api(verb, path, body, headers={"X-Vault-Namespace": name, **headers})

@@ -24,18 +24,8 @@ APPROLES = {
     "batch": {"token_ttl": MAX, "token_type": "batch"},
     "of seven uses": {"token_ttl": 3600, "token_num_uses": 7},
 }
-# How many tokens each needs meanwhile.
-EXPECTED = {
-    "renewable": 1,
-    "with max_ttl": 2,
-    "with explicit_max_ttl": 2,
-    "periodic": 1,
-    "periodic, with explicit_max_ttl": 2,
-    "batch": 2,
-    "of seven uses": 1,
-    "given, renewable": 1,
-    "given, not renewable": 2,
-}
+#: Those whose first token serves for as long as it is looked at.
+ENDLESS = {"renewable", "periodic", "of seven uses", "given, renewable"}
 
 
 class Client:
@@ -88,6 +78,7 @@ def approle(vault_server, name, settings):
 
 def test_no_kind_of_token_costs_a_request(client, vault_server, database, tmp_path):
     """Leases of an hour on tokens of seconds: each is succeeded before its token ends, and no token of ours is left."""
+    began = time.monotonic()
     clients = {name: client(approle(vault_server, name, settings)) for name, settings in APPROLES.items()}
     clients["given, renewable"] = client(Token(vault_server.token(ttl=TTL)))
     sink = tmp_path / "token"
@@ -101,9 +92,11 @@ def test_no_kind_of_token_costs_a_request(client, vault_server, database, tmp_pa
         each.thread.join()
         each.pool.close()
     assert {name: each.failures for name, each in clients.items()} == {name: [] for name in clients}
-    # A token that ends is succeeded with time to spare, so that there may be one more.
-    short = {name: len(each.tokens) - EXPECTED[name] for name, each in clients.items()}
-    assert all(0 <= more <= 1 for more in short.values()), short
+    # A token that ends is succeeded once, in its second half, whatever the machine is busy with.
+    most = 1 + (time.monotonic() - began) / (MAX / 2)
+    numbers = {name: len(each.tokens) for name, each in clients.items()}
+    assert {name for name, number in numbers.items() if number == 1} == ENDLESS, numbers
+    assert max(numbers.values()) <= most, numbers
     assert not [
         name
         for name, each in clients.items()

@@ -7,7 +7,8 @@ sockets is an `Heir`, which starts over in place. The parent does nothing for it
 socket that nobody knows of (`whole`; up to 5 ms where many threads run).
 
 ``os.register_at_fork`` sees to it where it exists: where it does not (Windows), nothing forks. A server that forks in C
-may run no such hooks (uWSGI without ``py-call-osafterfork``): there `settle` notices, at the first checkout.
+may run no such hooks (uWSGI without ``py-call-osafterfork``): there `settle` notices, at the first checkout, before
+which nothing must be done with a connection that was out.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import weakref
 from collections.abc import Hashable
 from functools import partial
 from typing import Any
@@ -17,11 +16,12 @@ from vault_pool.core import machine
 from vault_pool.core.lease import Credential, Lease
 from vault_pool.core.machine import LeaseState
 from vault_pool.core.policy import RenewalPolicy
-from vault_pool.errors import LeaseLost, LoginFailed, VaultPoolError
+from vault_pool.errors import LeaseLost, LoginFailed, PoolError, VaultPoolError
 from vault_pool.runtime import forking
 from vault_pool.runtime.chronicle import Chronicle
 from vault_pool.runtime.endings import Ending, Endings, Job, failed
 from vault_pool.runtime.holder import Holder
+from vault_pool.runtime.holders import Holders
 from vault_pool.runtime.hot_swap.doubt import Sign
 from vault_pool.runtime.scheduler import Handle, Runtime
 from vault_pool.runtime.signals import Inquiries
@@ -50,9 +50,7 @@ class Watcher:
         self._changed = threading.Condition(self._lock)
         self._state = LeaseState()
         self._credential: Credential | None = None
-        self._holders: list[weakref.ref[Any]] = []
-        # By which lease each holder lives.
-        self._served: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._holders = Holders()
         self._chronicle = Chronicle(source.name, runtime.clock.now, self._tell)
         self._endings = Endings(self, runtime, self._lock, self._tell)
         self._inquiries = Inquiries(self, runtime.random, lookup_interval)
@@ -78,7 +76,7 @@ class Watcher:
         Serve *holder* from now on; the first one starts the watch.
         """
         with self._lock:
-            self._holders.append(weakref.ref(holder))
+            self._holders.add(holder)
             starting, self._running = not self._running, True
         if starting:
             self._runtime.acquire()
@@ -91,8 +89,7 @@ class Watcher:
         """
         deadline = self.now() + timeout
         with self._lock:
-            self._holders = [ref for ref in self._holders if ref() is not None and ref() is not holder]
-            self._served.pop(holder, None)
+            self._holders.remove(holder)
             if self._holders or not self._running or self._stopping:
                 return
             self._stopping = True
@@ -139,9 +136,6 @@ class Watcher:
             self._endings.add(self._state, now)
             self._state = LeaseState(sent=self._state.sent, sent_at=self._state.sent_at)
         self._endings.surrender(now)
-
-    def _alive(self) -> list[Any]:
-        return [holder for ref in self._holders if (holder := ref()) is not None]
 
     # --- What the pools ask --------------------------------------------------------------------------------
 
@@ -231,7 +225,7 @@ class Watcher:
         deadline = self._state.deadline if self._state.serving else math.inf
         asked = len(requests)
         until = self._inquiries.step(self._state.lease, now, requests)
-        for holder in self._alive():
+        for holder in self._holders.alive():
             holder.expect(deadline)
             if len(requests) > asked:
                 proofs.append((holder.lane, holder.inquire))
@@ -242,7 +236,7 @@ class Watcher:
         assert lease is not None
         self._state = machine.advance(self._state, machine.Lapsed(), now, self.policy)
         self._chronicle.lapsed(lease.lease_id)
-        for holder in self._alive():
+        for holder in self._holders.alive():
             holder.lapse(lease.increment)
 
     def _vacate(self, lease: Lease, reason: str) -> None:
@@ -250,9 +244,8 @@ class Watcher:
         Take a dead credential out of service: clients wait for its successor. The caller holds the lock.
         """
         self._credential = None
-        for holder in self._alive():
-            if self._served.pop(holder, None) is not None:
-                holder.vacate()
+        self._holders.vacate()
+        self._holders.report(PoolError(f"the lease was lost ({reason}), and there is no successor yet"))
         self._chronicle.lost(lease, reason)
 
     def _join(self, proofs: list[tuple[Hashable, Job]]) -> None:
@@ -262,10 +255,10 @@ class Watcher:
         lease, credential = self._state.lease, self._credential
         if lease is None or credential is None or not self._state.serving or self._state.sent_at is not None:
             return
-        for holder in self._alive():
-            if holder not in self._served and not holder.closed:
-                self._served[holder] = lease.lease_id
-                proofs.append((holder.lane, partial(self._welcome, holder, credential, lease.lease_id)))
+        proofs.extend(
+            (holder.lane, partial(self._welcome, holder, credential, lease.lease_id))
+            for holder in self._holders.late_comers(lease.lease_id)
+        )
 
     # --- Requests, on workers ------------------------------------------------------------------------------
 
@@ -287,7 +280,7 @@ class Watcher:
             return
         if self._unchanged(issued):
             return
-        holders = self._alive()
+        holders = self._holders.alive()
         # The database may hang where Vault does not: it is waited for in a lane of its own.
         lane = holders[0].lane if holders else self.source.lane
         self._runtime.submit(lane, partial(self._guarded, partial(self._swap, issued)))
@@ -313,10 +306,9 @@ class Watcher:
         Where it is not, those that can be served are; the others are tried again.
         """
         together = self._state.serving
-        prepared, problem = self._prove(issued.credential, together=together)
+        prepared, problem = ([], None) if self._stopping else self._holders.prove(issued.credential, together=together)
         if problem is not None and (together or not prepared):
-            for holder, generation in prepared:
-                holder.discard(generation)
+            self._holders.discard(prepared)
             self._return(issued)
             if not isinstance(problem, VaultPoolError):
                 raise problem
@@ -328,37 +320,14 @@ class Watcher:
             self._chronicle.rotated(issued, number)
         self.wake()
 
-    def _prove(self, credential: Credential, *, together: bool) -> tuple[list[tuple[Any, Any]], Exception | None]:
-        """
-        Return what the holders have prepared, and why one has not; *together*: then the others need not try.
-        """
-        prepared: list[tuple[Any, Any]] = []
-        problem: Exception | None = None
-        for holder in [] if self._stopping else self._alive():
-            generation, error = _prepared(holder, credential)
-            if error is None:
-                prepared.append((holder, generation))
-            elif not holder.closed:
-                # Of one that was closed meanwhile the others do not depend.
-                holder.report(error)
-                problem = error
-                if together:
-                    break
-        return prepared, problem
-
-    def _install(self, issued: Issued, prepared: list[tuple[Any, Any]]) -> int | None:
-        number = None
+    def _install(self, issued: Issued, prepared: list[tuple[Holder, Any]]) -> int | None:
         with self._lock:
             now = self.now()
             ending = self._endings.add(self._state, now, left=len(prepared), credential=self._credential)
             event = machine.Issued(issued.lease, self.source.owner(issued.lease), self._runtime.random())
             self._state = machine.advance(self._state, event, now, self.policy)
             self._credential = issued.credential
-            # Whoever is not among the prepared is welcomed like one that comes later.
-            self._served.clear()
-            for holder, generation in prepared:
-                self._served[holder] = issued.lease.lease_id
-                number = holder.install(generation, partial(self._finished, ending)) or number
+            number = self._holders.install(prepared, issued.lease.lease_id, partial(self._finished, ending))
             if self._stopping:
                 self._surrender()
         return number
@@ -380,7 +349,7 @@ class Watcher:
             generation = holder.prepare(credential)
         except VaultPoolError as error:
             with self._lock:
-                self._served.pop(holder, None)
+                self._holders.not_served(holder)
             holder.report(error)
             if isinstance(error, LoginFailed) and error.refused:
                 # Those who serve already may not log in for hours, and hence not notice.
@@ -389,7 +358,7 @@ class Watcher:
             return
         with self._lock:
             # Otherwise a rotation overtook this one, and has served the holder already.
-            wanted = self._served.get(holder) == lease_id
+            wanted = self._holders.is_served(holder, lease_id)
             if wanted:
                 holder.install(generation, lambda: None)
         if not wanted:
@@ -422,7 +391,7 @@ class Watcher:
         """
         Tell the holders that the lease of retired connections is over. The caller holds the lock.
         """
-        for holder in self._alive():
+        for holder in self._holders.alive():
             holder.end(credential, revoked=revoked)
 
     def _finished(self, ending: Ending) -> None:
@@ -484,8 +453,7 @@ class Watcher:
                 return
             now = self.now()
             self._state = machine.advance(self._state, event, now, self.policy)
-            for holder in self._alive():
-                holder.report(error, attempt=lease is None)
+            self._holders.report(error, attempt=lease is None)
             rest = self._state.deadline - now if self._state.serving else 0.0
         self._chronicle.failed(error, lease, rest)
         self.wake()
@@ -496,22 +464,10 @@ class Watcher:
         """
         if self._chronicle.well():
             with self._lock:
-                for holder in self._alive():
-                    holder.report(None)
+                self._holders.report(None)
 
     def _tell(self, event: events.Event) -> None:
-        for holder in self._alive():
-            holder.emit(event)
-
-
-def _prepared(holder: Holder, credential: Credential) -> tuple[Any, Exception | None]:
-    """
-    Return what *holder* has prepared, or why it could not.
-    """
-    try:
-        return holder.prepare(credential), None
-    except Exception as error:  # noqa: BLE001 - the caller raises it, when all is in order
-        return None, error
+        self._holders.emit(event)
 
 
 def _name(state: LeaseState) -> str:

@@ -25,7 +25,8 @@ class Endpoint:
     """
     Where Vault is, and how to get there.
 
-    *addresses* are tried in order. *timeout* (seconds) bounds a whole request.
+    *addresses* are tried in order. *timeout* (seconds) bounds a request with all its attempts, up to the answer's first
+    byte, and each wait for more of it.
     *verify* is True, False, the path of a CA file, that of a folder of CA files, or the certificates themselves (PEM).
     *cert* is the path of a client certificate, or of it and of its key. *tls_server_name* is the name that the
     server's certificate has to bear, where it is not that of the address.

@@ -449,7 +449,7 @@ def test_a_pool_that_was_dropped_is_served_no_more(watcher, source, runtime):
     watcher.rotate()
     runtime.settle()
 
-    assert watcher._alive() == []
+    assert watcher._holders.alive() == []
 
 
 def test_one_watcher_a_source(source, runtime):

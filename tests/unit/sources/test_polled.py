@@ -52,7 +52,8 @@ def answer(data, status=200, **more):
 def static(*, password="p", ttl=10, rotated="2026-01-01T00:00:00Z", **more):
     """The answer to a read of a static role."""
     period = more or {"rotation_period": 10}
-    return answer({"username": "u", "password": password, "ttl": ttl, "last_vault_rotation": rotated, **period})
+    data = {"username": "u", "password": password, "ttl": ttl, "last_vault_rotation": rotated, **period}
+    return answer({name: value for name, value in data.items() if value is not None})
 
 
 def again(issued):
@@ -83,10 +84,18 @@ def test_a_ttl_of_zero_is_looked_at_again_soon(asked):
     assert again(asked(StaticRole, "app").read(100.0)) == (1.0, 6.0)
 
 
-@pytest.mark.parametrize("period", [{"rotation_period": 10}, {"rotation_schedule": "0 * * * *"}])
-def test_a_ttl_that_jumped_is_not_believed(asked, period):
+#: What servers of different ages answer beside username, password and ttl. Those from 1.15 on are imitated.
+ANSWERS = {
+    "OpenBao 2.5, Vault 1.14": {"rotation_period": 10},
+    "Vault 1.15 and newer, by a schedule": {"rotation_schedule": "0 * * * *", "rotation_window": 3600},
+    "Vault 1.18 and newer, not rotated yet": {"rotation_period": 10, "last_vault_rotation": None},
+}
+
+
+@pytest.mark.parametrize("more", ANSWERS.values(), ids=ANSWERS)
+def test_a_ttl_that_jumped_is_not_believed(asked, more):
     """Until last_vault_rotation moves, the role is read at growing pauses, however long the ttl of the next period."""
-    asked.answers += [static(ttl=10, **period), *[static(ttl=3600, **period)] * 7, static(ttl=3500, rotated="later")]
+    asked.answers += [static(ttl=10, **more), *[static(ttl=3600, **more)] * 7, static(ttl=3500, rotated="later")]
     source = asked(StaticRole, "app")
     source.read(100.0)
 

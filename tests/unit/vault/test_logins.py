@@ -345,10 +345,14 @@ INVALID = (400, {}, {"errors": ["wrapping token is not valid or does not exist"]
 def test_an_unwrapping_that_failed_by_chance_is_tried_again(world):
     """Where the answer was lost, the next error says that it may have been us."""
     here = world(auth=AppRole("r", wrapping_token="hvs.wrap"))
-    answers = {"lookup": (200, {}, {"data": {"creation_path": ORIGIN}}), "unwrap": (500, {}, {"errors": ["x"]})}
+    answers = {"lookup": DENIED, "unwrap": (500, {}, {"errors": ["x"]})}  # the former of a gateway
     here.fake.before = lambda request: (
         answers[request.path.rpartition("/")[2]] if "sys/wrapping" in request.path else None
     )
+    with pytest.raises(VaultDenied, match="403"):
+        here.read()
+    answers["lookup"] = (200, {}, {"data": {"creation_path": ORIGIN}})
+    here.runtime.clock.instant += 31
     with pytest.raises(VaultUnavailable):
         here.read()
     answers["lookup"] = INVALID

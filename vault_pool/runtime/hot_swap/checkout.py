@@ -12,6 +12,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic
 
+from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 
 from vault_pool.errors import PoolClosed, PoolTimeout, TooManyRequests
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 NOT_SERVED = (PoolClosed, PoolTimeout, TooManyRequests)
 NotServed = PoolClosed | PoolTimeout | TooManyRequests
 _USAGE_MS = "usage_ms"
+_IDLE = int(TransactionStatus.IDLE)
 
 
 class Checkout(Generic[CT]):
@@ -75,7 +77,15 @@ class Checkout(Generic[CT]):
             # The body gave it back by itself; by now it may be somebody else's.
             return
         try:
-            conn.__exit__(exc_type, exc, tb)
+            # Most of a return would go into a commit that has nothing to commit. Within a pipeline, IDLE does not mean
+            # that nothing is on its way.
+            if (
+                exc_type is not None
+                or conn.pgconn.transaction_status != _IDLE
+                or not getattr(conn, "_plain_exit", False)
+                or conn._pipeline is not None
+            ):
+                conn.__exit__(exc_type, exc, tb)
         finally:
             if take_back(conn):
                 generation.putconn(conn)

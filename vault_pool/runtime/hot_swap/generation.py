@@ -4,29 +4,29 @@ A pool bound to exactly one credential, and an exact count of its connections.
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Generic
+from typing import Any
 
 import psycopg
 from psycopg.pq import ConnStatus
-from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT
 
 from vault_pool.core.lease import Credential
-from vault_pool.errors import ConfigurationError, LoginFailed, PoolClosed, ProofFailed, fold
+from vault_pool.errors import ConfigurationError, LoginFailed, ProofFailed, fold
 from vault_pool.runtime import forking
 from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.budget import Budget, Retired
-from vault_pool.runtime.hot_swap.doubt import Doubt, Sign, Verdict, Witness, examine
+from vault_pool.runtime.hot_swap.doubt import Sign
 from vault_pool.runtime.hot_swap.inheritance import disown, disown_pool
+from vault_pool.runtime.hot_swap.proof import not_proven
 from vault_pool.runtime.hot_swap.reconnection import hasten, sweep
 from vault_pool.runtime.hot_swap.tracking import dismiss, take_back, track
+from vault_pool.runtime.hot_swap.vouching import Vouching
 
 _BAD = int(ConnStatus.BAD)
 _putconn = ConnectionPool.putconn
@@ -34,16 +34,16 @@ _putconn = ConnectionPool.putconn
 NOBODY_WAITS = -1
 
 
-class Generation(Generic[CT]):
+class Generation(Vouching[CT]):
     """
     A pool, the number by which signals and logs know it, and the connections that it has open.
 
     Thread-safe: the registry is a dict of weak references, whose single operations are atomic; *retired*,
-    *opening*, *connecting* and *paced_until* are written under the budget's lock. *doubt* is one reference: it is read
-    when a connection has been obtained, so that whoever saw none obtained it before the reason for doubt was seen.
+    *opening*, *connecting* and *paced_until* are written under the budget's lock.
     """
 
     def __init__(self, pool: ConnectionPool[CT], number: int, *, budget: Budget | None = None) -> None:
+        super().__init__()
         self.pool = pool
         self.number = number
         self.retired = False
@@ -54,17 +54,11 @@ class Generation(Generic[CT]):
         self.role: AssumedRole | None = None
         self.last_error: Exception | None = None
         self.on_finished: Callable[[Generation[CT]], None] | None = None
-        self.witness: Witness | None = None
-        self.doubt: Doubt | None = None
-        # The end of its lease, on the holder's clock.
-        self.good_until = math.inf
         # Its role is gone, or its lease is over for good: what is still out at the retire deadline is ended.
         self.revoked = False
         self.overdue = False
         self.ending = False
-        # Its lease has ended and there is no successor: open sessions are worth more than fresh ones …
-        self.lapsed = False
-        # … of which there will be none: a login was refused since then.
+        # There will be no fresh sessions: a login was refused since the end of its lease.
         self.barred = False
         # Why the application's ``configure`` failed last.
         self.configure_error: Exception | None = None
@@ -138,96 +132,7 @@ class Generation(Generic[CT]):
         if self._budget is not None:
             self._budget.notify()
 
-    # --- Doubt -------------------------------------------------------------------------------------------
-
-    def suspect(self) -> None:
-        """
-        Have sessions asked before they are lent, until one answers: a statement failed as those of a lost role do.
-        """
-        if self.witness is not None and not self.retired and (self.doubt is None or not self.doubt.lasting):
-            self.doubt = Doubt()
-
-    def vouch(self, conn: CT, deadline: float) -> CT:
-        """
-        Return *conn*, or another one obtained until *deadline*, whose session says that its role exists.
-
-        Raises `PoolClosed` when it says that it does not: the generation is retired then, and its clients go on.
-        """
-        witness = self.witness
-        while witness is not None:
-            doubt, verdict = self.doubt, Verdict.BROKEN
-            try:
-                verdict = examine(conn)
-            finally:
-                # Also when the client is interrupted: its place in the pool is not lost.
-                if verdict is Verdict.BROKEN:
-                    conn.pgconn.finish()
-                    self.putconn(conn)
-            if verdict is Verdict.ALIVE:
-                self._cleared(doubt, witness)
-                break
-            if verdict is Verdict.DEAD:
-                self._dead(conn, witness)
-                raise PoolClosed(f"the credential of pool {self.pool.name!r} was lost")
-            conn = self.getconn(deadline - monotonic())
-        return conn
-
-    def lapse(self) -> None:
-        """
-        Keep what is open: there will be no fresh sessions. Each is asked before it is lent, whatever it may have met.
-        """
-        self.lapsed = True
-        self.doubt = Doubt(lasting=True)
-        for conn in self.connections():
-            # When they come back, psycopg_pool would replace those that are past their max_lifetime.
-            conn._expire_at = math.inf
-
-    def look_at(self, conn: CT) -> bool:
-        """
-        Ask the session of *conn*, which comes back after a sign; return False where it is dead, and closed.
-        """
-        witness, conn._suspect = self.witness, False  # type: ignore[attr-defined]  # ours
-        if witness is None or self.retired:
-            return True
-        doubt = self.doubt
-        verdict = examine(conn)
-        if verdict is Verdict.DEAD:
-            self._dead(conn, witness)
-        elif verdict is Verdict.ALIVE:
-            self._cleared(doubt, witness)
-            witness.suspect(self, Sign.STATEMENT)
-        return verdict is not Verdict.DEAD
-
-    def _cleared(self, doubt: Doubt | None, witness: Witness) -> None:
-        if doubt is None:
-            witness.late(self)
-        elif not doubt.lasting and self.doubt is doubt:
-            # A newer reason may have come while the session answered: that one stays.
-            self.doubt = None
-
-    def _dead(self, conn: CT, witness: Witness) -> None:
-        # It stays in doubt: until the reaper comes, clients that queue may be handed connections that come back.
-        self.doubt = Doubt(lasting=True)
-        dismiss(conn)
-        witness.lost(self, "its role is gone from the database")
-
-    def inquire(self) -> None:
-        """
-        Ask an idle session, if there is one: of the loss of a role that nobody uses no statement tells.
-        """
-        pool = self.pool
-        with pool._lock:
-            conn = pool._pool.popleft() if pool._pool else None
-        if conn is None:
-            return
-        conn._pool = pool
-        verdict = examine(conn)
-        if verdict is Verdict.DEAD and self.witness is not None:
-            self._dead(conn, self.witness)
-            return
-        if verdict is not Verdict.ALIVE:
-            conn.pgconn.finish()
-        self.putconn(conn)
+    # --- Opening -----------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
         """
@@ -235,8 +140,6 @@ class Generation(Generic[CT]):
         """
         for conn in sweep(self.pool):
             dismiss(conn)
-
-    # --- Opening -----------------------------------------------------------------------------------------
 
     def connect(self, make: Callable[[], CT]) -> CT:
         """
@@ -287,7 +190,7 @@ class Generation(Generic[CT]):
         """
         conn = self._connect(make)
         try:
-            problem = self._not_proven(conn, expected_user)
+            problem = not_proven(conn, expected_user, self.role)
         except psycopg.Error as error:
             problem = fold(error)
         except BaseException:
@@ -297,22 +200,6 @@ class Generation(Generic[CT]):
             dismiss(conn)
             raise ProofFailed(f"the new credential did not prove itself: {problem}")
         self._spares.append(conn)
-
-    def _not_proven(self, conn: CT, expected_user: str) -> str | None:
-        role = self.role
-        session, current = _identity(conn)
-        if role is not None and session == expected_user and current != role.name and not role.by_statement:
-            # The option was ignored on the way.
-            role.by_statement = True
-            role.take(conn, expected_user)
-            session, current = _identity(conn)
-        expected = expected_user if role is None else role.name
-        if (session, current) == (expected_user, expected):
-            return None
-        if session == expected_user:
-            hint = f"; if that is meant, set assume_role={current!r}" if role is None else ""
-            return f"the session acts as {current!r}, not as {expected!r}{hint}"
-        return f"the session belongs to {session!r}, not to {expected_user!r}"
 
     def not_configured(self, error: Exception) -> None:
         """
@@ -394,20 +281,6 @@ class Generation(Generic[CT]):
         on_finished, self.on_finished = self.on_finished, None
         if on_finished is not None:
             on_finished(self)
-
-
-def _identity(conn: Any) -> tuple[str | None, str | None]:
-    """
-    Return as whom the session of *conn* has logged in, and as whom it acts.
-    """
-    with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
-        row = cursor.execute("SELECT session_user, current_user", prepare=False).fetchone()
-    conn.rollback()
-    # psycopg leaves the text of a database in SQL_ASCII undecoded.
-    session, current = (
-        name.decode(errors="replace") if isinstance(name, bytes) else name for name in row or (None, None)
-    )
-    return session, current
 
 
 class GenerationPool(ConnectionPool[CT]):

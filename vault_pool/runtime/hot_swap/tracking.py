@@ -33,6 +33,8 @@ class Tracked(Connection[Any]):
     _dismissed = False
     #: A statement failed in a way in which those of a role that is gone fail: the session is asked before it is lent.
     _suspect = False
+    #: Whether leaving its ``with`` block does what psycopg does, and nothing else.
+    _plain_exit = False
     #: Somebody else's thread cut it off from the server; its borrower may not know yet.
     _ended = False
     #: The calls by which it was borrowed last, in debug mode.
@@ -98,7 +100,8 @@ def tracked(connection_class: Any) -> Any:
     """
     base = get_origin(connection_class) or connection_class
     if base not in _classes:
-        namespace = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+        namespace: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+        namespace["_plain_exit"] = base.__exit__ is Connection.__exit__ and base.commit is Connection.commit
         _classes[base] = type(base.__name__, (Tracked, base), namespace)
     return _classes[base]
 

@@ -163,7 +163,7 @@ class Envelope:
         return _secret_id(answer) or f"wrapping_token holds no secret_id, though it was made by {path!r}"
 
     def _refused(self, error: VaultError, token: Secret) -> str:
-        if error.status not in (400, 403):
+        if error.status != 400:
             raise error
         ours = " or by a request of ours whose answer was lost," if token == self._doubtful else ""
         return (
