@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make demo ARGS=--json | jq` must see JSON and nothing else: no command is echoed, and set-up goes to stderr.
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo forks platforms test test-containers test-package test-oldest contract lint typing bench faults soak chaos compose-smoke docs docs-links lock clean
+.PHONY: help demo forks frameworks platforms test test-containers test-package test-oldest contract lint typing bench faults soak chaos compose-smoke docs docs-links lock clean
 
 help: ## show this
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,9 @@ platforms: $(READY) ## run the unit tests without what Windows and macOS lack
 
 chaos: $(READY) ## break everything by a schedule under load, and judge: SERVER=devserver|bao|vault SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --server $(SERVER) --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+
+frameworks: $(READY) ## the example applications under HTTP load through 20 rotations: SERVER=devserver|bao|vault; options in ARGS="…"
+	$(BIN)/python -m tests.frameworks --server $(SERVER) $(ARGS)
 
 compose-smoke: $(READY) ## bring docker-compose.yml up, load it through rotations, take it down; options in ARGS="…"
 	$(BIN)/python -m tests.compose --openbao $(ARGS)

@@ -38,7 +38,7 @@ from vault_pool.devserver.postgres import EmbeddedPostgres
 MIN_SIZE, MAX_SIZE, OVERLAP = 2, 8, 2
 TTL, MAX_TTL = 12, 24
 #: A fault of the way to Vault ends before the lease can, whenever it begins: Vault goes on, and would drop the role.
-AT_EASE = TTL / 4
+AT_EASE = TTL / 6
 #: Between the end of a fault and the next one, in seconds: what it broke has to be whole again by then.
 CALM = 2.0
 #: For how long after the end of a fault its victims may still be met with: a dead idle connection, a late answer.

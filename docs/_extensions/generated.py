@@ -21,13 +21,14 @@ from lease_diagram import svg, table
 from sphinx.util.docutils import SphinxDirective
 
 import vault_pool
+from tests.test_architecture import LAYERS
 from vault_pool import events
 from vault_pool.cli import main
 from vault_pool.settings.__main__ import markdown as settings
 
 PACKAGE = Path(vault_pool.__file__).parent
-#: In the order in which they may import each other, as far as that is one.
-LAYERS = ["core", "errors", "events", "runtime", "vault", "sources", "pool", "settings"]
+#: In the order in which they may import each other.
+ORDER = [name for layer in LAYERS for name in layer]
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -70,13 +71,14 @@ def layers() -> str:
         name = f"{inside.parent}/" if inside.name == "__init__.py" else str(inside)
         documented = ast.get_docstring(ast.parse(path.read_text())) or ""
         if name not in ("./", "__main__.py"):
-            lines.append(f"| `{name}` | {' '.join(documented.partition('.')[0].split())} |")
+            first = " ".join(documented.partition(".\n")[0].split()).rstrip(".")
+            lines.append(f"| `{name}` | {first} |")
     return "\n".join(lines)
 
 
 def _rank(path: Path) -> tuple[int, str]:
     name = path.parent.name if path.name == "__init__.py" else path.stem
-    return (LAYERS.index(name) if name in LAYERS else len(LAYERS), name)
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
 
 
 class Generated(SphinxDirective):

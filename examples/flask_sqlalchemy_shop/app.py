@@ -77,5 +77,10 @@ def add_views(app: Flask) -> None:
         backend, user = db.session.execute(text("SELECT pg_backend_pid(), session_user")).one()
         return jsonify(pid=os.getpid(), backend=backend, user=user)
 
+    @app.get("/stream")
+    def stream() -> Response:
+        names = db.session.scalars(db.select(Item.name).limit(50)).all()
+        return Response(f"{name}\n" for name in names)
+
 
 app = create_app()

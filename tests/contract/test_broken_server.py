@@ -18,9 +18,13 @@ from vault_pool.devserver import (
     core,
     database,
     flavor,
+    jws,
+    kv_secret,
     leases,
+    lockout,
     passwords,
     postgresql_plugin,
+    quotas,
     seal,
     tokens,
     ttl,
@@ -103,6 +107,26 @@ def _redirects_of_the_other_product(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(server.FLAVORS, "openbao", dataclasses.replace(flavor.OPENBAO, redirect_status=301))
 
 
+def _a_rotation_that_the_database_is_not_told(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(postgresql_plugin.PostgreSQL, "change_password", lambda *_given: None)
+
+
+def _deleted_versions_can_be_read(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(kv_secret.Version, "readable", lambda *_given: True)
+
+
+def _quotas_without_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(quotas.Quotas, "take", lambda *_given: {})
+
+
+def _signatures_that_nobody_checks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(jws, "_is_signed_by", lambda *_given: True)
+
+
+def _nobody_is_locked_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lockout.Lockout, "locked", lambda *_given: False)
+
+
 _BREAKS: list[tuple[str, Break]] = [
     ("dynamic", _valid_until_the_end_of_the_lease),
     ("dynamic", _an_unknown_role_is_not_found),
@@ -119,6 +143,11 @@ _BREAKS: list[tuple[str, Break]] = [
     ("policies", _a_policy_denial_looks_like_a_dead_token),
     ("health", _sealed_looks_healthy),
     ("routing", _redirects_of_the_other_product),
+    ("static_roles", _a_rotation_that_the_database_is_not_told),
+    ("kv", _deleted_versions_can_be_read),
+    ("quota", _quotas_without_end),
+    ("jwt", _signatures_that_nobody_checks),
+    ("userpass", _nobody_is_locked_out),
 ]
 
 

@@ -64,6 +64,9 @@ def test_a_second_is_allowed_where_the_clock_cannot_be_set():
     warning = 'TTL of "2h" exceeded the effective max_ttl of "{}"; TTL value is capped accordingly'
     assert not _differences([warning.format("1m")], [warning.format("59s")], tolerance=1)
     assert _differences([warning.format("1m")], [warning.format("58s")], tolerance=1)
+    assert not _differences({"warnings": None}, {"warnings": [warning.format("1h59m59s")]}, tolerance=1)
+    assert _differences({"warnings": None}, {"warnings": [warning.format("1h59m58s")]}, tolerance=1)
+    assert _differences({"warnings": None}, {"warnings": [warning.format("1h59m59s")]})
 
 
 def test_the_drivers_words_are_free():

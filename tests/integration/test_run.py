@@ -63,7 +63,7 @@ def attempts_of(action):
 
 def test_it_returns_what_the_function_returns_and_commits(pool, database):
     """In one transaction, also where the application's connections are in autocommit mode."""
-    fn, seen = attempts_of(lambda conn, attempt: None)
+    fn, _ = attempts_of(lambda conn, attempt: None)
     pool.kwargs = {"autocommit": True}
     pool.rotate()
     assert pool.run(fn) == 1

@@ -123,6 +123,22 @@ def test_who_queues_is_not_handed_a_dead_session(no_leaks, make_pool, source):
         assert pool.status().generation == 2
 
 
+def test_a_check_that_looks_at_a_table_finds_a_lost_role(no_leaks, make_pool, source):
+    """psycopg_pool by itself would have the client wait for one, two, four seconds, and offer it the same sessions."""
+
+    def check(conn):
+        conn.execute("SELECT 1 FROM items")
+        conn.rollback()
+
+    with make_pool(min_size=4, max_size=4, check=check) as pool:
+        assert query(pool) == (100,)
+        source.take(pool.status().user)
+        began = time.monotonic()
+        assert query(pool) == (100,)
+        assert time.monotonic() - began < 1
+        assert pool.status().generation == 2
+
+
 def test_a_sign_of_a_retired_generation_does_nothing(no_leaks, make_pool, source):
     """The healthy successor must not pay for it."""
     with make_pool() as pool:

@@ -223,6 +223,18 @@ def _in_time(due: float, state: LeaseState, now: float, policy: RenewalPolicy) -
     return min(due, state.deadline) if now < state.deadline else due
 
 
+def _pause(pause: float, state: LeaseState, now: float, policy: RenewalPolicy) -> float:
+    """
+    Return *pause* after a failure, or less: once the successor's time has come, at most half of what is left.
+
+    Who sleeps until the end has no use of a Vault that was back before it.
+    """
+    left = state.deadline - now
+    if state.serving and left > 0 and now >= rotate_by(state, policy):
+        return min(pause, max(left / 2, policy.backoff_base))
+    return pause
+
+
 # --- What an event leads to --------------------------------------------------------------------------------
 
 
@@ -258,7 +270,7 @@ def _failed(state: LeaseState, event: Failed, now: float, policy: RenewalPolicy)
         return replace(tried, due=max(tried.due, held_until))
     failures = state.failures + 1
     pause = policy.backoff(failures, event.draw) if event.retryable else policy.patience(event.draw)
-    due = _in_time(now + min(pause, event.longest_pause), state, now, policy)
+    due = _in_time(now + _pause(min(pause, event.longest_pause), state, now, policy), state, now, policy)
     if isinstance(request, Revoke) and not event.retryable:
         # Vault will not be moved. The lease is gone when it lapses.
         due = math.inf
@@ -274,7 +286,7 @@ def _not_renewed(state: LeaseState, event: Failed, now: float, policy: RenewalPo
         refused = replace(state, lease=replace(lease, renewable=False))
         return replace(refused, phase=Phase.FINAL, due=now) if state.serving else _timed(refused, policy)
     failures = state.failures + 1
-    due = now + policy.backoff(failures, event.draw)
+    due = now + _pause(policy.backoff(failures, event.draw), state, now, policy)
     turn = rotate_by(state, policy)
     if state.phase is Phase.ACTIVE and due >= turn:
         # The next attempt would take the successor's time.

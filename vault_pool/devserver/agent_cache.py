@@ -2,8 +2,9 @@
 A caching Vault Agent in front of the server, as the fault `agent-cache` makes it seem.
 
 vault: ``command/agentproxyshared/cache``. Callers whose requests are alike, headers included, share one answer.
-What has a renewable lease or token is kept, with its duration as it was at first, until the lease or token is gone.
-The agent renews what it keeps, so that it does not end meanwhile.
+What has a renewable lease or token is kept, with its duration as it was at first, until the lease or token is gone;
+leases only of tokens that the agent manages: its own (auto-auth), and those of logins through it. The agent renews
+what it keeps, so that it does not end meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,7 @@ class AgentCache:
         self._core = core
         self._lock = threading.Lock()
         self._kept: dict[tuple[Any, ...], _Kept] = {}
+        self._managed: set[str] = set()
 
     def answer(self, request: HttpRequest, fault: Fault, serve: Callable[[HttpRequest], HttpResponse]) -> HttpResponse:
         """
@@ -64,7 +66,7 @@ class AgentCache:
             _blank(answer.body)
         if answer.status == 204 and request.inside in _REVOCATIONS:
             self._evict(request)
-        self._keep(key, answer)
+        self._keep(key, answer, managed=request.token in {*self._managed, fault.token})
         return answer
 
     def _living(self, key: tuple[Any, ...]) -> _Kept | None:
@@ -78,20 +80,30 @@ class AgentCache:
                 return None
             return kept
 
-    def _keep(self, key: tuple[Any, ...], answer: HttpResponse) -> None:
-        body = answer.body
-        if answer.status >= 300 or not isinstance(body, dict):
+    def _keep(self, key: tuple[Any, ...], answer: HttpResponse, *, managed: bool) -> None:
+        """
+        Keep *answer* if it is of the kind that is kept; *managed*: the agent manages the token of the request.
+        """
+        if answer.status >= 300 or not isinstance(answer.body, dict):
             return
-        lease_id = body.get("lease_id") if body.get("renewable") else None
+        lease_id = self._lease_of(answer.body, managed=managed)
+        if lease_id:
+            with self._lock:
+                self._kept[key] = _Kept(answer=copy.deepcopy(answer), since=self._core.clock.now(), lease_id=lease_id)
+            self._renew_in_time(lease_id, answer.body["lease_duration"])
+
+    def _lease_of(self, body: Mapping[str, Any], *, managed: bool) -> str:
+        """
+        Return the lease for whose life *body* may be kept, that of a token included; empty: it may not.
+        """
+        if body.get("lease_id"):
+            return str(body["lease_id"]) if body["renewable"] and managed else ""
         auth = body.get("auth") or {}
-        if not lease_id and auth.get("renewable") and auth["client_token"]:
-            entry = self._core.tokens.lookup(auth["client_token"])
-            lease_id = entry and entry.lease_id
-        if not lease_id:
-            return
-        with self._lock:
-            self._kept[key] = _Kept(answer=copy.deepcopy(answer), since=self._core.clock.now(), lease_id=lease_id)
-        self._renew_in_time(lease_id, body["lease_duration"])
+        entry = self._core.tokens.lookup(auth.get("client_token"))
+        if entry is None or not auth["renewable"] or not (auth["orphan"] or managed):
+            return ""
+        self._managed.add(entry.id)
+        return entry.lease_id
 
     def _evict(self, request: HttpRequest) -> None:
         try:
@@ -124,7 +136,7 @@ def _blank(body: dict[str, Any]) -> None:
     """
     Take the agent's own token out of an answer. vault: ``sanitizeAutoAuthTokenResponse``.
     """
-    for part, emptied in (("data", ("id", "accessor")), ("auth", ("client_token", "accessor"))):
-        for name in emptied:
-            if body.get(part) and name in body[part]:
-                body[part][name] = ""
+    for name in ("id", "accessor"):
+        (body.get("data") or {}).pop(name, None)
+    if body.get("auth"):
+        body["auth"] |= {"client_token": "", "accessor": ""}

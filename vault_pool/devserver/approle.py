@@ -171,7 +171,8 @@ class AppRoleEngine:
         with self._core.lock:
             role = self._roles.get(name)
             settings = {**new_settings(openbao=self._core.flavor.openbao), **(role.settings if role else {}), **sent}
-            if not settings["bind_secret_id"] and not settings["secret_id_bound_cidrs"]:
+            constraints = ("bind_secret_id", "secret_id_bound_cidrs", "token_bound_cidrs")
+            if not any(settings[one] for one in constraints):
                 raise failed("at least one constraint should be enabled on the role")
             if role is not None and "local_secret_ids" in sent:
                 raise refused("local_secret_ids can only be modified during role creation")

@@ -60,7 +60,7 @@ class Version:
         """
         Tell whether its data may be seen.
         """
-        return not self.destroyed and (self.deletion is None or self.deletion >= now)
+        return not self.destroyed and (self.deletion is None or self.deletion > now)
 
     def show(self) -> dict[str, Any]:
         """

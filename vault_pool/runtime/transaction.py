@@ -53,11 +53,16 @@ class Transaction(Generic[T]):
         """
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise ConfigurationError(f"attempts must be a number of at least 1, not {attempts!r}")
-        limit: Any = stop_after_attempt(attempts)
-        deadline = math.inf
+        deadline = math.inf if timeout is None else monotonic() + positive("timeout", timeout)
+        # The first attempt is nearly always the only one: tenacity's machinery would add a tenth to it.
+        try:
+            return self._attempt(deadline)
+        except Exception as error:
+            if attempts == 1 or not self._may_repeat(error):
+                raise
+        limit: Any = stop_after_attempt(attempts - 1)
         if timeout is not None:
-            deadline = monotonic() + positive("timeout", timeout)
-            limit |= stop_after_delay(timeout)
+            limit |= stop_after_delay(deadline - monotonic())
         retrying = Retrying(
             retry=retry_if_exception(self._may_repeat),
             wait=wait_random_exponential(multiplier=0.01, max=1.0),

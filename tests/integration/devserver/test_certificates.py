@@ -18,10 +18,10 @@ def server():
         yield server
 
 
-def post(server, path, certificate=None, token=None, **body):
+def post(server, path, shown=None, token=None, **body):
     headers = {"X-Vault-Token": token} if token else {}
     url = f"{server.address.replace('127.0.0.1', 'localhost')}/v1/{path}"
-    files = None if certificate is None else tuple(map(str, certificate))
+    files = None if shown is None else tuple(map(str, shown))
     return requests.post(url, json=body, headers=headers, cert=files, verify=server.ca_file, timeout=10)
 
 

@@ -17,7 +17,7 @@ CREDS = "database/static-creds/st"
 def user(database):
     """A login role of the test's own."""
     name = f"st_{database.name}"
-    with database.connect(autocommit=True) as admin:
+    with database.connect(database.admin, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'first'").format(sql.Identifier(name)))
         yield name
         admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
@@ -82,14 +82,11 @@ def test_what_could_not_be_rotated_is_tried_again_with_the_same_password(start, 
     server = start()
     ask(server, "POST", "database/static-roles/st", 204, db_name="postgresql", username=user, rotation_period="1h")
     first = creds(server)["password"]
-    with database.connect(autocommit=True) as admin:
+    with database.connect(database.admin, autocommit=True) as admin:
         admin.execute(sql.SQL("ALTER ROLE {} RENAME TO {}").format(sql.Identifier(user), sql.Identifier(f"{user}_x")))
         text = ask(server, "POST", "database/rotate-role/st", 500)["errors"][0]
         assert "unable to finish rotating credentials; retries will continue in the background" in text
-        role = next(mount for mount in server.core.mounts.all() if mount.path == "database/").engine._static._roles[
-            "st"
-        ]
-        waiting = role.next_password
+        waiting = server.core.mounts.get("database/").engine._static._roles["st"].next_password
         admin.execute(sql.SQL("ALTER ROLE {} RENAME TO {}").format(sql.Identifier(f"{user}_x"), sql.Identifier(user)))
     assert creds(server)["password"] == first
     server.step(9)

@@ -352,12 +352,14 @@ def retries_end_at_the_turn(core: Any) -> None:
 
 @check
 def a_read_is_tried_until_the_end(core: Any) -> None:
-    """No pause goes past the turn, nor, after it, past the deadline."""
+    """No pause goes past the turn, nor, after it, past half of what is left, nor past the deadline."""
     life = Machine(core).issue(3600, renewable=False)
     for at in range(2400, 2410):
         life.fail(at)
     assert life.fail(3560).wait(3560) == near(3570)
-    assert life.fail(3571).wait(3571) == near(3600)
+    assert life.fail(3571).wait(3571) == near(3585.5)
+    assert life.fail(3586).wait(3586) == near(3593)
+    assert life.fail(3599.8).wait(3599.8) == near(3600)
     assert life.at(3600) == "Lapse"
     assert life.lapse(3600).at(3600) == "Read"
 

@@ -66,6 +66,7 @@ MUTATIONS = [
     ("gives a retired lease up while it is renewed", "machine", "(state.succeeded and state.sent_at is None)", "state.succeeded"),
     ("retries past the turn", "machine", "if state.phase is Phase.ACTIVE and due >= turn:", "if False:"),
     ("pauses past the turn of a read", "machine", "        return min(due, rotate_by(state, policy))\n", "        return due\n"),
+    ("sleeps through what is left", "machine", "return min(pause, max(left / 2, policy.backoff_base))", "return pause"),
     ("pauses past the deadline", "machine", "return min(due, state.deadline) if now < state.deadline else due", "return due"),
     ("goes on renewing after a refusal", "machine", "if not event.retryable:\n        refused", "if False:\n        refused"),
     ("forgets that a renewal was refused", "machine", "lease=replace(lease, renewable=False)", "lease=lease"),

@@ -93,8 +93,9 @@ class Api:
 
 
 @contextlib.contextmanager
-def running(**settings: Any) -> Iterator[Api]:
-    clock = ManualClock(1_800_000_000.25)
+def running(start: float = 1_800_000_000.25, **settings: Any) -> Iterator[Api]:
+    """Run a server of *settings* whose clock begins at *start*."""
+    clock = ManualClock(start)
     with DevServer(clock=clock, listen=False, **settings) as server:
         yield Api(server, clock)
 

@@ -143,3 +143,13 @@ def test_a_login_at_an_unknown_mount_is_denied(api):
     """Without a token it is a 403, for root a 404."""
     assert api.refusal("POST", "auth/nowhere/login", {}, None) == (403, "permission denied")
     assert api.refusal("POST", "auth/nowhere/login", {})[0] == 404
+
+
+def test_a_role_without_secret_id_needs_another_constraint(api, role):
+    """Networks, of the secret id or of the token; without a constraint there is no role."""
+    bare = {"bind_secret_id": False}
+    assert api.refusal("POST", "auth/approle/role/open", bare)[0] == 500
+    for name in ("secret_id_bound_cidrs", "token_bound_cidrs"):
+        api.ok("POST", f"auth/approle/role/{name}", {**bare, name: "127.0.0.0/8"})
+        role_id = api.ok("GET", f"auth/approle/role/{name}/role-id")["data"]["role_id"]
+        assert api.ok("POST", "auth/approle/login", {"role_id": role_id}, token=None)["auth"]["client_token"]

@@ -203,7 +203,7 @@ class TestAgentCache:
 
     def test_like_requests_share_an_answer_that_grows_old(self, api):
         """The duration stays, `Age` grows; other headers are another request."""
-        with api.server.inject("agent-cache"):
+        with api.server.inject("agent-cache", token=api.root):
             front = Front(api.server.core)
             asked = HttpRequest(method="GET", target="/v1/v/creds/x", headers={"x-vault-token": api.root})
             other = HttpRequest(method="GET", target="/v1/v/creds/x", headers={"x-vault-token": api.root, "a": "b"})
@@ -216,7 +216,7 @@ class TestAgentCache:
 
     def test_renewals_come_from_the_cache_while_the_agent_renews(self, api):
         """The duration never falls, and the lease lives on until its max_ttl."""
-        with api.server.inject("agent-cache"):
+        with api.server.inject("agent-cache", token=api.root):
             front = Front(api.server.core)
             lease = front.handle(HttpRequest(method="GET", target="/v1/v/creds/x", headers={"x-vault-token": api.root}))
             body = json.dumps({"lease_id": lease.body["lease_id"]}).encode()
@@ -246,7 +246,27 @@ class TestAgentCache:
         """auto-auth: who has no token gets the agent's, and never sees it."""
         with api.server.inject("agent-cache", token=api.token(ttl="1h")):
             front = Front(api.server.core)
-            assert front.handle(HttpRequest(method="GET", target="/v1/auth/token/lookup-self")).body["data"]["id"] == ""
+            looked_up = front.handle(HttpRequest(method="GET", target="/v1/auth/token/lookup-self"))
+            assert "id" not in looked_up.body["data"]
+            renewed = front.handle(HttpRequest(method="POST", target="/v1/auth/token/renew-self", body=b"{}"))
+            assert renewed.body["auth"]["client_token"] == ""
+
+    def test_only_leases_of_tokens_that_the_agent_manages_are_kept(self, api):
+        """Its own, and those of logins through it; a login itself is kept, too."""
+        with api.server.inject("agent-cache"):
+            front = Front(api.server.core)
+            read = HttpRequest(method="GET", target="/v1/v/creds/x", headers={"x-vault-token": api.root})
+            assert [front.handle(read).headers["X-Cache"] for _ in range(2)] == ["MISS", "MISS"]
+            login = api.server.add_approle("app", ["p"])
+            api.server.add_policy("p", 'path "v/creds/x" { capabilities = ["read"] }')
+            body = json.dumps({"role_id": login.role_id, "secret_id": login.secret_id}).encode()
+            log_in = HttpRequest(method="POST", target=f"/v1/{LOGIN}", body=body)
+            first, second = (front.handle(log_in) for _ in range(2))
+            assert (first.body, second.headers["X-Cache"]) == (second.body, "HIT")
+            mine = HttpRequest(
+                method="GET", target="/v1/v/creds/x", headers={"x-vault-token": first.body["auth"]["client_token"]}
+            )
+            assert [front.handle(mine).headers["X-Cache"] for _ in range(2)] == ["MISS", "HIT"]
 
 
 class TestInput:

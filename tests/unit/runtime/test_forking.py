@@ -122,7 +122,9 @@ def test_locks_and_tables_of_modules_are_as_new_in_the_child():
     assert table == {"lease": "the parent's"}
 
 
-@pytest.mark.parametrize("make", [Runtime, lambda: Budget(1, 1), lambda: Reaper("pool")], ids=str)
+@pytest.mark.parametrize(
+    "make", [Runtime, lambda: Budget(1, 1), lambda: Reaper("pool")], ids=["runtime", "budget", "reaper"]
+)
 def test_nothing_is_heard_of_the_parents_threads(make):
     """What waits for work in the parent is not there in the child, which begins with no threads and no work."""
     ours = make()

@@ -150,7 +150,7 @@ class Blueprint(Generic[CT]):
         """
         connector = Connector(self.connection_class, credential, self.role)
         options = {**self.options, "name": name or self.options.get("name")}
-        configure, reset = self.options.get("configure"), self.options.get("reset")
+        configure, check, reset = map(self.options.get, ("configure", "check", "reset"))
         pool: GenerationPool[CT] = GenerationPool(
             self.conninfo, kwargs=self.kwargs, connection_class=cast("type[CT]", connector), open=False, **options
         )
@@ -160,6 +160,8 @@ class Blueprint(Generic[CT]):
         pool.generation = connector.generation = generation
         if configure is not None:
             pool._configure = lambda conn: _configure(generation, conn, configure)
+        if check is not None:
+            pool._check = lambda conn: _check(generation, conn, check)
         if reset is not None:
             pool._reset = lambda conn: _reset(generation, conn, reset)
         if open is not False:
@@ -203,6 +205,18 @@ def _configure(generation: Generation[CT], conn: CT, configure: Callable[[CT], N
         generation.not_configured(error)
         dismiss(conn)
         raise error
+
+
+def _check(generation: Generation[CT], conn: CT, check: Callable[[CT], None]) -> None:
+    """
+    Run the application's *check*. One that looks at a table finds a lost role before any statement does.
+    """
+    try:
+        check(conn)
+    except Exception:
+        if getattr(conn, "_suspect", False):
+            generation.look_at(conn)
+        raise
 
 
 def _reset(generation: Generation[CT], conn: CT, reset: Callable[[CT], None]) -> None:

@@ -16,6 +16,8 @@ from vault_pool.errors import PoolClosed
 from vault_pool.runtime.hot_swap.doubt import Doubt, Sign, Verdict, Witness, examine
 from vault_pool.runtime.hot_swap.tracking import dismiss
 
+_REQUESTS_NUM = "requests_num"
+
 
 class Vouching(Generic[CT]):
     """
@@ -74,6 +76,8 @@ class Vouching(Generic[CT]):
                 self._dead(conn, witness)
                 raise PoolClosed(f"the credential of pool {self.pool.name!r} was lost")
             conn = self.getconn(deadline - monotonic())
+            # The application has asked once.
+            self.pool._stats[_REQUESTS_NUM] -= 1
         return conn
 
     def lapse(self) -> None:
