@@ -118,12 +118,13 @@ def measure(
             while serving.rotations() < args.rotations and time.monotonic() < deadline:
                 time.sleep(0.2)
             good, bad, errors = _told(hey)
-        rotations = serving.rotations()
+        rotations, log = serving.rotations(), serving.text()
         serving.process.terminate()
         serving.process.wait(60)
         left = len(database.roles())
     if args.verbose:
         print(dict(clients.statuses), dict(clients.errors))  # noqa: T201
+        print("\n".join(line for line in log.splitlines() if "creds/" not in line)[-3000:])  # noqa: T201
     return Figures(
         requests=sum(clients.statuses.values()) + good + bad,
         bad=clients.bad + bad,
