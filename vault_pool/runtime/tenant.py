@@ -78,6 +78,8 @@ class Tenant(Generic[CT]):
         self._events: deque[Event] = deque()
         self._delivering = False
         self.watcher: Watcher | None = None
+        # When the credential in force ends, as far as the watcher has said.
+        self._deadline = math.inf
         self.number = 0
         self.last_error: Exception | None = None
         self.last_attempt: Exception | None = None
@@ -88,6 +90,7 @@ class Tenant(Generic[CT]):
         """
         self._events.clear()
         self._delivering = False
+        self._deadline = math.inf
         self.watcher = self.last_error = self.last_attempt = None
         self.number = 0
 
@@ -153,6 +156,7 @@ class Tenant(Generic[CT]):
             on_finished()
             return None
         prepared.witness = self
+        prepared.good_until = self._deadline
         if old is not None:
             old.on_finished = self._reporter(on_finished)
         pool._replace(prepared)
@@ -229,6 +233,7 @@ class Tenant(Generic[CT]):
         """
         Let checkouts after *deadline* ask their session first.
         """
+        self._deadline = deadline
         current = self._current()
         if current is not None:
             current.good_until = deadline

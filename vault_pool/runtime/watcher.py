@@ -222,14 +222,17 @@ class Watcher:
         """
         Tell the holders until when the lease is good, and inquire whether it is, where that is due.
         """
-        deadline = self._state.deadline if self._state.serving else math.inf
+        self._foretell()
         asked = len(requests)
         until = self._inquiries.step(self._state.lease, now, requests)
+        if len(requests) > asked:
+            proofs.extend((holder.lane, holder.inquire) for holder in self._holders.alive())
+        return until
+
+    def _foretell(self) -> None:
+        deadline = self._state.deadline if self._state.serving else math.inf
         for holder in self._holders.alive():
             holder.expect(deadline)
-            if len(requests) > asked:
-                proofs.append((holder.lane, holder.inquire))
-        return until
 
     def _lapsed(self, now: float) -> None:
         lease = self._state.lease
@@ -327,6 +330,7 @@ class Watcher:
             event = machine.Issued(issued.lease, self.source.owner(issued.lease), self._runtime.random())
             self._state = machine.advance(self._state, event, now, self.policy)
             self._credential = issued.credential
+            self._foretell()  # before the first client is served, not at the next step
             number = self._holders.install(prepared, issued.lease.lease_id, partial(self._finished, ending))
             if self._stopping:
                 self._surrender()

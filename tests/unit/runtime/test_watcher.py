@@ -71,6 +71,7 @@ class Pool:
         self.lane = name
         self.installed, self.discarded, self.events, self.reports = [], [], [], []
         self.finishers, self.lapsed, self.ended = [], [], []
+        self.deadline, self.known = math.inf, []
         self.vacated = self.inquiries = 0
         self.fault = None
         self.closed = False
@@ -88,6 +89,7 @@ class Pool:
             on_finished()
             return None
         self.installed.append(prepared)
+        self.known.append(self.deadline)
         if len(self.installed) == 1:
             on_finished()
         else:
@@ -285,6 +287,16 @@ def test_holders_know_how_long_the_credential_is_good(watcher, source, runtime):
     runtime.advance(120.0)
     assert pool.lapsed == [60.0]
     assert pool.deadline == math.inf
+
+
+def test_holders_know_it_before_the_first_client_is_served(watcher, source, runtime):
+    """A scheduler that is starved from that moment on, and a leap of the clock, would lend sessions unasked."""
+    first, second = Pool("first"), Pool("second")
+    watcher.attach(first)
+    runtime.settle()
+    watcher.attach(second)
+    runtime.settle()
+    assert first.known == second.known == [160.0]
 
 
 def test_a_pool_that_comes_later_gets_the_credential_in_force(watcher, source, runtime):
