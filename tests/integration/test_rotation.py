@@ -141,6 +141,7 @@ def test_settings_are_kept_by_successors(no_leaks, database, source):
     with VaultPool(database.conninfo(), source=source, min_size=1, max_size=2) as pool:
         pool.timeout, pool.max_idle, pool.close_returns, pool.kwargs = 7.0, 60.0, True, {"application_name": "mine"}
         pool.resize(2, 3)
+        assert pool._budget.overlap == 2  # as many as min_size, as nothing else was said
         pool.rotate()
         assert (pool.timeout, pool.max_idle, pool.close_returns, pool.max_waiting) == (7.0, 60.0, True, 0)
         assert (pool.min_size, pool.max_size) == (2, 3)

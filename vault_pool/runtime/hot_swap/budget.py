@@ -54,6 +54,15 @@ class Budget:
         forking.renew(self.changed)
         self._generations = [generation for generation in self._generations if not generation.pool._opened]
 
+    def resize(self, max_size: int, overlap: int) -> None:
+        """
+        Change what all generations together may have.
+        """
+        with self.changed:
+            self.max_size = max_size
+            self.overlap = max(1, overlap)
+            self.changed.notify_all()
+
     def add(self, generation: Generation[Any]) -> None:
         """
         Count the connections of *generation* from now on.

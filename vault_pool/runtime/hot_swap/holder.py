@@ -157,14 +157,13 @@ class HotSwapPool(Surface[CT]):
         """
         min_size = options.setdefault("min_size", 4)
         max_size = min_size if options.get("max_size") is None else options["max_size"]
-        if overlap is None:
-            overlap = min_size
-        elif overlap < 1:
+        if overlap is not None and overlap < 1:
             raise ConfigurationError(f"overlap must be at least 1, not {overlap!r}: a swap needs room for one login")
         self._blueprint = Blueprint(
             conninfo=conninfo, connection_class=connection_class, kwargs=kwargs, role=role, options=options
         )
-        self._budget = Budget(max_size, overlap)
+        self._overlap = overlap
+        self._budget = Budget(max_size, min_size if overlap is None else overlap)
 
     def _begin(self, generation: Generation[CT]) -> None:
         self._current = generation

@@ -48,6 +48,8 @@ class Surface(Generic[CT]):
     _current: Generation[CT] | None
     _blueprint: Blueprint[CT]
     _budget: Budget | None
+    # What the application said of it; None: as many as min_size.
+    _overlap: int | None = None
     _reaper: Reaper
     _name: str
     # The counters of pools that are gone, and the errors that the application has seen …
@@ -131,8 +133,8 @@ class Surface(Generic[CT]):
         with self._lock:
             self._blueprint = self._blueprint.changed("min_size", min_size).changed("max_size", max_size)
         if self._budget is not None:
-            self._budget.max_size = min_size if max_size is None else max_size
-            self._budget.notify()
+            overlap = min_size if self._overlap is None else self._overlap
+            self._budget.resize(min_size if max_size is None else max_size, overlap)
 
     def drain(self) -> None:
         """
