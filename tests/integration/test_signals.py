@@ -139,6 +139,43 @@ def test_a_check_that_looks_at_a_table_finds_a_lost_role(no_leaks, make_pool, so
         assert pool.status().generation == 2
 
 
+@pytest.mark.parametrize("run", [False, True], ids=["connection", "run"])
+def test_rights_that_go_before_the_role_does(no_leaks, make_pool, source, database, run):
+    """As by Vault's default revocation of a role with grants of its own: a session that is well is asked again."""
+    with make_pool(min_size=4, max_size=4) as pool, Clients(pool, 8, run=run) as clients:
+        until(lambda: clients.done > 100)
+        user = pool.status().user
+        database.execute(f'REVOKE "{database.group}" FROM "{user}"')
+        time.sleep(0.04)
+        source.take(user)
+        until(lambda: pool.status().generation == 2)
+        done = clients.done
+        until(lambda: clients.done > done + 100)
+
+    cost = toll(clients.requests)
+    assert cost.failed <= (0 if run else 4), clients.failures()
+    assert cost.late == 0
+
+
+def test_an_ordinary_error_holds_nobody_up_for_long(no_leaks, make_pool):
+    """A tenth of a second, and after that not again for a while."""
+
+    def forbidden(conn):
+        conn.execute("CREATE ROLE mine")
+
+    with make_pool() as pool:
+        waits = []
+        for _ in range(5):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), pool.connection() as conn:
+                forbidden(conn)
+            began = time.monotonic()
+            assert query(pool) == (100,)
+            waits.append(time.monotonic() - began)
+        assert pool.status().generation == 1
+    assert 0.05 < waits[0] < 0.5
+    assert sorted(waits[1:])[2] < 0.05
+
+
 def test_a_sign_of_a_retired_generation_does_nothing(no_leaks, make_pool, source):
     """The healthy successor must not pay for it."""
     with make_pool() as pool:

@@ -17,17 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 from vault_pool.core.lease import Lease
 from vault_pool.errors import LeaseLost, VaultDenied, VaultPoolError
 from vault_pool.runtime.endings import Job
-from vault_pool.runtime.hot_swap.doubt import Sign
+from vault_pool.runtime.hot_swap.doubt import Restraint, Sign
 
 if TYPE_CHECKING:
     from vault_pool.runtime.watcher import Watcher
 
 logger = logging.getLogger("vault_pool.watcher")
 
-#: The pause between two inquiries of one kind, in seconds: it doubles with each that found nothing …
-PAUSE = 1.0
-#: … up to this; as long a time without any, and it starts over.
-LONGEST_PAUSE = 300.0
 #: The part of the interval between lookups by which processes are spread, towards the earlier side.
 JITTER = 0.2
 
@@ -41,29 +37,6 @@ class Lookup(Protocol):
         """
         Return whether *lease* is in force; raise `VaultPoolError` where nobody says.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Restraint:
-    """
-    When the next inquiry may follow: the more were in vain, the later. A value; *now* is passed in.
-    """
-
-    next_at: float = -math.inf
-    in_vain: int = 0
-
-    def allows(self, now: float) -> bool:
-        """
-        Tell whether an inquiry may be made.
-        """
-        return now >= self.next_at
-
-    def asked(self, now: float) -> Restraint:
-        """
-        Return the restraint after an inquiry at *now*.
-        """
-        in_vain = 0 if now >= self.next_at + LONGEST_PAUSE else self.in_vain
-        return Restraint(now + min(LONGEST_PAUSE, PAUSE * 2.0**in_vain), in_vain + 1)
 
 
 @dataclass(frozen=True, slots=True)

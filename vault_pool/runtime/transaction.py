@@ -44,8 +44,7 @@ class Transaction(Generic[T]):
         self._serialization = serialization
         self._unknown = unknown
         # Of the last attempt: whether COMMIT was sent, and what became of its session.
-        self._committing = self._suspect = self._broken = False
-        self._generation: Generation[Any] | None = None
+        self._committing = self._revoked = self._broken = False
 
     def run(self, attempts: int, timeout: float | None) -> T:
         """
@@ -74,7 +73,7 @@ class Transaction(Generic[T]):
         return result
 
     def _attempt(self, deadline: float) -> T:
-        self._committing = self._suspect = self._broken = False
+        self._committing = self._revoked = self._broken = False
         pool = self._pool
         with pool.connection(max(0.0, min(pool.timeout, deadline - monotonic()))) as conn:
             try:
@@ -82,17 +81,17 @@ class Transaction(Generic[T]):
                     result = self._fn(conn)
                     self._committing = True
             except Exception:
-                # Before it goes back, where it is asked whether its role still exists.
-                self._generation = getattr(conn, "_generation", None)
-                self._suspect = getattr(conn, "_suspect", False)
                 self._broken = conn.broken
+                generation: Generation[Any] | None = getattr(conn, "_generation", None)
+                if generation is not None and getattr(conn, "_suspect", False):
+                    self._revoked = generation.settle(conn)
                 raise
         return result
 
     def _may_repeat(self, error: BaseException) -> bool:
         if self._broken:
             return self._unknown or not self._committing
-        if self._suspect and self._generation is not None and self._generation.revoked:
+        if self._revoked:
             return True
         return self._serialization and isinstance(error, psycopg.Error) and error.sqlstate in _SERIALIZATION
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from vault_pool.runtime.hot_swap.doubt import Sign, is_sign
-from vault_pool.runtime.signals import LONGEST_PAUSE, Docket, Restraint
+from vault_pool.runtime.hot_swap.doubt import LONGEST_PAUSE, Doubt, Restraint, Sign, is_sign
+from vault_pool.runtime.signals import Docket
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,13 @@ def test_a_quiet_time_starts_over():
     restraint = Restraint().asked(0.0).asked(1.0).asked(3.0)
     assert restraint.asked(restraint.next_at + LONGEST_PAUSE).in_vain == 1
     assert restraint.asked(restraint.next_at).in_vain == 4
+
+
+def test_a_doubt_is_ended_by_an_answer_to_a_later_question():
+    """What a session said before Vault had dropped the role proves nothing; a lasting doubt has no end."""
+    assert not Doubt(10.0).ends_by(9.9)
+    assert Doubt(10.0).ends_by(10.0)
+    assert not Doubt(lasting=True).ends_by(1e9)
 
 
 def test_signs_of_one_kind_do_not_hide_another():

@@ -8,9 +8,19 @@ for its own name, such a session answers 42704 (measured on 15 to 18); one whose
 from __future__ import annotations
 
 import enum
+import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
+
+#: The pause between two inquiries of one kind, in seconds: it doubles with each that found nothing …
+PAUSE = 1.0
+#: … up to this; as long a time without any, and it starts over.
+LONGEST_PAUSE = 300.0
+#: For how long, in seconds, sessions that are well are asked again: Vault's default revocation takes the rights of a
+#: role away some milliseconds before it drops the role. Ordinary errors look the same: it is as rare as inquiries are.
+WAIT = 0.1
 
 _SIGNS = frozenset({"42501", "42704"})  # insufficient_privilege, undefined_object
 _AUTHORIZATION = "28"  # the class of invalid_authorization_specification
@@ -49,18 +59,48 @@ class Verdict(enum.Enum):
     BROKEN = "broken"  # it said nothing
 
 
+@dataclass(frozen=True, slots=True)
+class Restraint:
+    """
+    When the next inquiry may follow: the more were in vain, the later. A value; *now* is passed in.
+    """
+
+    next_at: float = -math.inf
+    in_vain: int = 0
+
+    def allows(self, now: float) -> bool:
+        """
+        Tell whether an inquiry may be made.
+        """
+        return now >= self.next_at
+
+    def asked(self, now: float) -> Restraint:
+        """
+        Return the restraint after an inquiry at *now*.
+        """
+        in_vain = 0 if now >= self.next_at + LONGEST_PAUSE else self.in_vain
+        return Restraint(now + min(LONGEST_PAUSE, PAUSE * 2.0**in_vain), in_vain + 1)
+
+
 class Doubt:
     """
-    A reason to ask a session before it is lent; the object itself stands for that one reason.
+    A reason to ask a session before it is lent; the answer that it is well, to a question from *until* on, ends it.
 
-    A *lasting* one outlives the answer that the session is well: the lease has ended, and Vault may drop the role at
-    any moment.
+    Until then nobody is lent a session, unless one says that the role is gone. A *lasting* doubt has no end, and
+    sessions that are well are lent: the lease has ended, and Vault may drop the role at any moment.
     """
 
-    __slots__ = ("lasting",)
+    __slots__ = ("lasting", "until")
 
-    def __init__(self, *, lasting: bool = False) -> None:
+    def __init__(self, until: float = -math.inf, *, lasting: bool = False) -> None:
+        self.until = until
         self.lasting = lasting
+
+    def ends_by(self, asked_at: float) -> bool:
+        """
+        Tell whether the answer of a session that is well, asked at that instant, ends it.
+        """
+        return not self.lasting and asked_at >= self.until
 
 
 class Witness(Protocol):

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from time import monotonic
+from threading import Lock
+from time import monotonic, sleep
 from typing import Generic
 
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT
 
 from vault_pool.errors import PoolClosed
-from vault_pool.runtime.hot_swap.doubt import Doubt, Sign, Verdict, Witness, examine
+from vault_pool.runtime.hot_swap.doubt import WAIT, Doubt, Restraint, Sign, Verdict, Witness, examine
 from vault_pool.runtime.hot_swap.tracking import dismiss
 
+#: The first pause, in seconds, of a client that waits for a doubt to be settled.
+SHORTEST_PAUSE = 0.005
 _REQUESTS_NUM = "requests_num"
 
 
@@ -23,12 +26,13 @@ class Vouching(Generic[CT]):
     """
     What a generation does while it is doubted whether its role still exists. Without a witness it never is.
 
-    Thread-safe: *doubt* is one reference. It is read when a connection has been obtained, so that whoever saw none
-    obtained it before the reason for doubt was seen.
+    Thread-safe: *doubt* is one reference, written under ``_doubting``. It is read when a connection has been obtained,
+    so that whoever saw none obtained it before the reason for doubt was seen.
     """
 
     pool: ConnectionPool[CT]
     retired: bool
+    revoked: bool
     getconn: Callable[[float | None], CT]
     putconn: Callable[[CT], None]
 
@@ -39,6 +43,8 @@ class Vouching(Generic[CT]):
         self.good_until = math.inf
         # Its lease has ended and there is no successor: open sessions are worth more than fresh ones.
         self.lapsed = False
+        self._restraint = Restraint()
+        self._doubting = Lock()
 
     def connections(self) -> list[CT]:
         """
@@ -50,8 +56,17 @@ class Vouching(Generic[CT]):
         """
         Have sessions asked before they are lent, until one answers: a statement failed as those of a lost role do.
         """
-        if self.witness is not None and not self.retired and (self.doubt is None or not self.doubt.lasting):
-            self.doubt = Doubt()
+        if self.witness is None or self.retired:
+            return
+        now = monotonic()
+        with self._doubting:
+            known, until = self.doubt, now
+            if known is not None and known.lasting:
+                return
+            if self._restraint.allows(now):
+                self._restraint = self._restraint.asked(now)
+                until += WAIT
+            self.doubt = Doubt(until if known is None else max(until, known.until))
 
     def vouch(self, conn: CT, deadline: float) -> CT:
         """
@@ -59,9 +74,9 @@ class Vouching(Generic[CT]):
 
         Raises `PoolClosed` when it says that it does not: the generation is retired then, and its clients go on.
         """
-        witness = self.witness
+        witness, pause = self.witness, SHORTEST_PAUSE
         while witness is not None:
-            doubt, verdict = self.doubt, Verdict.BROKEN
+            doubt, asked_at, verdict = self.doubt, monotonic(), Verdict.BROKEN
             try:
                 verdict = examine(conn)
             finally:
@@ -69,12 +84,16 @@ class Vouching(Generic[CT]):
                 if verdict is Verdict.BROKEN:
                     conn.pgconn.finish()
                     self.putconn(conn)
-            if verdict is Verdict.ALIVE:
-                self._cleared(doubt, witness)
-                break
             if verdict is Verdict.DEAD:
                 self._dead(conn, witness)
                 raise PoolClosed(f"the credential of pool {self.pool.name!r} was lost")
+            if verdict is Verdict.ALIVE:
+                left = self._cleared(doubt, asked_at, witness)
+                if left <= 0 or asked_at >= deadline:
+                    break
+                sleep(min(left, pause))
+                pause *= 2
+                continue
             conn = self.getconn(deadline - monotonic())
             # The application has asked once.
             self.pool._stats[_REQUESTS_NUM] -= 1
@@ -85,7 +104,8 @@ class Vouching(Generic[CT]):
         Keep what is open: there will be no fresh sessions. Each is asked before it is lent, whatever it may have met.
         """
         self.lapsed = True
-        self.doubt = Doubt(lasting=True)
+        with self._doubting:
+            self.doubt = Doubt(lasting=True)
         for conn in self.connections():
             # When they come back, psycopg_pool would replace those that are past their max_lifetime.
             conn._expire_at = math.inf
@@ -97,26 +117,52 @@ class Vouching(Generic[CT]):
         witness, conn._suspect = self.witness, False  # type: ignore[attr-defined]  # ours
         if witness is None or self.retired:
             return True
-        doubt = self.doubt
+        doubt, asked_at = self.doubt, monotonic()
         verdict = examine(conn)
         if verdict is Verdict.DEAD:
             self._dead(conn, witness)
         elif verdict is Verdict.ALIVE:
             if doubt is not None:
-                self._cleared(doubt, witness)
+                self._cleared(doubt, asked_at, witness)
             witness.suspect(self, Sign.STATEMENT)
         return verdict is not Verdict.DEAD
 
-    def _cleared(self, doubt: Doubt | None, witness: Witness) -> None:
+    def settle(self, conn: CT) -> bool:
+        """
+        Ask the session of *conn*, which has shown a sign and whose transaction is over, until the doubt is settled.
+
+        Return whether its role is gone. It takes a round trip, and `WAIT` seconds at most.
+        """
+        witness = self.witness
+        while witness is not None:
+            doubt, asked_at = self.doubt, monotonic()
+            verdict = examine(conn)
+            if verdict is Verdict.DEAD:
+                self._dead(conn, witness)
+                return True
+            left = 0.0 if doubt is None else self._cleared(doubt, asked_at, witness)
+            if left <= 0 or self.retired or verdict is Verdict.BROKEN:
+                break
+            sleep(min(left, SHORTEST_PAUSE))
+        return self.revoked
+
+    def _cleared(self, doubt: Doubt | None, asked_at: float, witness: Witness) -> float:
+        """
+        Take note that a session is well that was asked at *asked_at*; return for how long none is to be lent yet.
+        """
         if doubt is None:
             witness.late(self)
-        elif not doubt.lasting and self.doubt is doubt:
+            return 0.0
+        with self._doubting:
             # A newer reason may have come while the session answered: that one stays.
-            self.doubt = None
+            if self.doubt is doubt and doubt.ends_by(asked_at):
+                self.doubt = None
+        return 0.0 if doubt.lasting else doubt.until - asked_at
 
     def _dead(self, conn: CT, witness: Witness) -> None:
         # It stays in doubt: until the reaper comes, clients that queue may be handed connections that come back.
-        self.doubt = Doubt(lasting=True)
+        with self._doubting:
+            self.doubt = Doubt(lasting=True)
         dismiss(conn)
         witness.lost(self, "its role is gone from the database")
 
