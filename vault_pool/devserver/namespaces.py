@@ -2,7 +2,7 @@
 Namespaces: a Vault within the Vault, with mounts and tokens of its own.
 
 openbao v2.5.5: ``vault/namespace_store.go`` and ``vault/logical_system_namespaces.go``. Community Vault has none and
-ignores the header. Not imitated: policies of a namespace's own (all share one set of names), locking, and deletion.
+ignores the header. Not imitated: policies of a namespace's own (all share one set of names), and locking.
 """
 
 from __future__ import annotations

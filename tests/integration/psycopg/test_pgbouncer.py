@@ -5,9 +5,7 @@ PgBouncer between the pool and PostgreSQL.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import subprocess
 import time
 
 import psycopg
@@ -18,6 +16,7 @@ from tests.role_source import RoleSource
 from tests.served import free_port
 from tests.swapping import swapping
 from vault_pool import VaultPool
+from vault_pool.devserver.postgres_programs import Account, make_folder
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
@@ -41,41 +40,42 @@ default_pool_size = 10
 
 
 @pytest.fixture
-def bouncer(shared_database, tmp_path):
+def bouncer(shared_database):
     """Return a function that starts a PgBouncer and returns its port."""
     server = shared_database.server
+    account = Account()  # like PostgreSQL, it refuses to run as root
     with contextlib.ExitStack() as started:
 
         def start(mode):
             port = free_port()
+            folder = make_folder(account)
+            started.callback(shutil.rmtree, folder)
             values = {
                 "host": server.host,
                 "server_port": server.port,
                 "user": server.user,
                 "name": shared_database.name,
             }
-            folder = tmp_path / mode
-            folder.mkdir()
-            (folder / "ini").write_text(_SETTINGS.format(**values, port=port, folder=folder, mode=mode))
-            (folder / "users").write_text(f'"{server.user}" "{server.password}"\n')
-            account = {}
-            if os.getuid() == 0:  # it refuses to run as root
-                account = {"user": "nobody"}
-                for path in [folder, *folder.iterdir(), *tmp_path.parents[:2], tmp_path]:
-                    path.chmod(path.stat().st_mode | 0o055 if path.is_dir() else 0o644)
-            process = started.enter_context(
-                subprocess.Popen([PROGRAM, "-q", folder / "ini"], stderr=subprocess.DEVNULL, **account)
-            )
+            files = {
+                "ini": _SETTINGS.format(**values, port=port, folder=folder, mode=mode),
+                "users": f'"{server.user}" "{server.password}"\n',
+            }
+            for name, text in files.items():
+                (folder / name).write_text(text)
+                account.own(folder / name)
+            log = started.enter_context((folder / "log").open("w+b"))
+            process = started.enter_context(account.start([PROGRAM, folder / "ini"], folder, output=log))
             started.callback(process.terminate)
-            deadline = time.monotonic() + 10
+            login = {"user": server.user, "password": server.password, "port": port}
+            deadline = time.monotonic() + 30
             while True:
-                login = {"user": server.user, "password": server.password, "port": port}
                 with (
                     contextlib.suppress(psycopg.OperationalError),
-                    shared_database.server.connect(**{**login, "dbname": shared_database.name}),
+                    shared_database.server.connect(**login, dbname=shared_database.name),
                 ):
                     return port
-                assert time.monotonic() < deadline, "PgBouncer did not start"
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
                 time.sleep(0.05)
 
         yield start
