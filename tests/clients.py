@@ -31,13 +31,15 @@ class Clients:
     """
     *threads* clients of *pool*; each makes one request after the other, by `pool.run` if *run*.
 
-    Instants are time.monotonic's. `requests` is complete once the `with` block has been left.
+    *breaking*: sessions are broken by others; what was committing then is run again, as it only reads. Instants are
+    time.monotonic's. `requests` is complete once the `with` block has been left.
     """
 
     pool: Any
     threads: int = 8
     run: bool = False
     request: Callable[[Any], Any] = small_transaction
+    breaking: bool = False
     requests: list[Request] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -73,7 +75,7 @@ class Clients:
         error: Exception | None = None
         try:
             if self.run:
-                self.pool.run(request)
+                self.pool.run(request, retry_unknown_commit=self.breaking)
             else:
                 with self.pool.connection() as conn:
                     request(conn)

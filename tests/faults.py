@@ -161,7 +161,7 @@ def outage(options: argparse.Namespace) -> dict[str, Any]:
         pool = here.pool(
             address=f"http://{proxy.host}:{proxy.port}", min_size=4, max_size=4, policy=policy, max_lifetime=2.0, **more
         )
-        with pool, Clients(pool, THREADS, run=options.run) as clients:
+        with pool, Clients(pool, THREADS, run=options.run, breaking=True) as clients:
             time.sleep(1.0)
             away = time.monotonic()
             processes = stopped(here.server)

@@ -59,7 +59,7 @@ def pids(database):
 def test_a_saturated_pool_serves_on_and_recovers(no_leaks, make_pool, source, database):
     """8 threads on 4 connections, three lease durations without Vault: no request fails, sessions break meanwhile."""
     pool = make_pool(min_size=4, max_lifetime=0.5, max_idle=0.2)
-    with pool, Clients(pool, 8, run=True) as clients:
+    with pool, Clients(pool, 8, run=True, breaking=True) as clients:
         lapse(source, pool, database)
         before = pids(database)
         until(lambda: clients.done > 200)

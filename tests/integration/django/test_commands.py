@@ -125,8 +125,13 @@ def test_runserver_reloads_and_leaves_nothing(project, database, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     manage(project, "migrate", "--verbosity=0")
+    # Ctrl-C is ignored by what a shell has started in the background; this is about one in front.
+    heed = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
     server = subprocess.Popen(
-        [sys.executable, "manage.py", "runserver", f"127.0.0.1:{port}", "--verbosity=0"],
+        [sys.executable, "-c", heed, "manage.py", "runserver", f"127.0.0.1:{port}", "--verbosity=0"],
         cwd=tmp_path / "project",
         env=project,
         stdout=subprocess.DEVNULL,
@@ -144,7 +149,12 @@ def test_runserver_reloads_and_leaves_nothing(project, database, tmp_path):
         assert len(database.roles()) == 1
     finally:
         os.killpg(server.pid, signal.SIGINT)
-        server.wait(20)
+        try:
+            server.wait(20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
     deadline = time.monotonic() + 10
     while database.roles() and time.monotonic() < deadline:
         time.sleep(0.1)
