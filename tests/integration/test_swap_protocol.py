@@ -149,7 +149,7 @@ def test_a_connection_comes_back_by_any_way_after_the_swap(no_leaks, make, conni
         conn.commit()
         {"holder": lambda: pool.putconn(conn), "pool": lambda: old.putconn(conn), "close": conn.close}[way]()
 
-    assert conn.closed
+    until(lambda: conn.closed)
     until(lambda: not pool._reaper.retiring())
     pool.close()
 

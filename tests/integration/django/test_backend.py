@@ -49,7 +49,7 @@ def connect(shop):
 
     yield make
     for handler in made:
-        for connection in handler.all(initialized_only=True):
+        for connection in handler.all():  # also those that only other threads have used
             connection.close()
             connection.end_pool()
 
