@@ -36,8 +36,10 @@ class LazyGroup(click.Group):
     """
 
     homes: ClassVar[dict[str, Home]] = {
+        "check": Home("vault_pool.cli.check", "binary", "Try the settings: get a credential and log in with it."),
         "demo": Home("vault_pool.cli.demo.command", "dev", "Rotate credentials under load, and watch."),
         "devserver": Home("vault_pool.cli.devserver", "dev", "Run a development Vault with a PostgreSQL."),
+        "settings": Home("vault_pool.cli.settings", "cli", "Print the table of settings."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
