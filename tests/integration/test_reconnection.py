@@ -5,6 +5,7 @@ PostgreSQL goes and comes back: what fails is what was in flight, and the pool s
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -192,8 +193,12 @@ def test_out_of_slots(make_pool, shop, caplog):
             thread.start()
             try:
                 until(lambda: len(hogs) > 8)
-                ended_at = terminate(shop, make_pool.login)
-                until(lambda: "too many clients" in caplog.text or "remaining connection slots" in caplog.text)
+                turns = 0
+                while not re.search("too many clients|remaining connection slots", caplog.text):
+                    # Now and then the pool is faster than the others.
+                    ended_at = terminate(shop, make_pool.login)
+                    turns += 1
+                    time.sleep(0.5)
                 stop.set()
             finally:
                 stop.set()
@@ -202,7 +207,7 @@ def test_out_of_slots(make_pool, shop, caplog):
                 conn.close()
             took = served_after(load, time.monotonic())
 
-    in_flight_only(load, ended_at, 8)
+    in_flight_only(load, ended_at, 8 * turns)
     assert took < LONGEST_PAUSE + SLACK
 
 
@@ -296,6 +301,7 @@ def test_an_address_that_is_asked_for_each_connection(make_pool, shop):
         return shop.conninfo(host=host, user=login.user, password=login.password, sslmode="disable")
 
     with make_pool(conninfo, min_size=1) as pool:
+        pool.wait()  # who comes before would have another one opened
         with pool.connection() as conn:
             assert conn.execute("SELECT host(inet_server_addr())").fetchone() == ("127.0.0.1",)
         host = "127.0.0.2"

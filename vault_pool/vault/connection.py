@@ -50,17 +50,32 @@ def open_session(endpoint: Endpoint, address: str) -> tuple[requests.Session, st
     return session, address
 
 
+def close_session(session: requests.Session) -> None:
+    """
+    Close what *session* keeps open, by itself: urllib3 leaves it to finalizers, which do nothing at the end of Python.
+    """
+    for pool in _pools(session):
+        pool.close()
+    session.close()
+
+
 def idle_sockets(session: requests.Session) -> Iterator[int]:
     """
     Return the descriptors of the connections that *session* keeps open. Takes no lock, so that it is for one thread.
     """
+    for pool in _pools(session):
+        for connection in pool.pool.queue if pool.pool is not None else ():
+            if connection is not None and connection.sock is not None:
+                yield connection.sock.fileno()
+
+
+def _pools(session: requests.Session) -> Iterator[HTTPConnectionPool]:
     for adapter in session.adapters.values():
         assert isinstance(adapter, HTTPAdapter)
+        if isinstance(adapter, SocketAdapter):
+            yield adapter.pool
         for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
-            for pool in (getattr(adapter, "_pool", None), *manager.pools._container.values()):
-                for connection in [] if pool is None else pool.pool.queue:
-                    if connection is not None and connection.sock is not None:
-                        yield connection.sock.fileno()
+            yield from list(manager.pools._container.values())
 
 
 def proxies_for(proxies: Mapping[str, Secret], address: str) -> dict[str, str]:
@@ -203,25 +218,18 @@ class SocketAdapter(HTTPAdapter):
     """
 
     def __init__(self, path: str) -> None:
-        self._pool = HTTPConnectionPool("localhost", maxsize=_CONNECTIONS_KEPT)
-        self._pool.ConnectionCls = functools.partial(SocketConnection, path)  # type: ignore[assignment]
+        self.pool = HTTPConnectionPool("localhost", maxsize=_CONNECTIONS_KEPT)
+        self.pool.ConnectionCls = functools.partial(SocketConnection, path)  # type: ignore[assignment]
         super().__init__()
 
     def get_connection_with_tls_context(self, *_args: Any, **_options: Any) -> HTTPConnectionPool:
         """
         Return the one pool (requests 2.32 and later).
         """
-        return self._pool
+        return self.pool
 
     def get_connection(self, *_args: Any, **_options: Any) -> HTTPConnectionPool:
         """
         Return the one pool (requests before 2.32).
         """
-        return self._pool
-
-    def close(self) -> None:
-        """
-        Close what is open.
-        """
-        self._pool.close()
-        super().close()
+        return self.pool

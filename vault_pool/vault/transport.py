@@ -132,7 +132,7 @@ class Transport:
         with self._lock:
             adapters, self._adapters = list(self._adapters.values()), {}
         for adapter in adapters:
-            adapter.close()
+            _close(adapter)
 
     def _turn(self, request: Request, turn: int, deadline: float) -> Answer | VaultError:
         """
@@ -225,7 +225,7 @@ class Transport:
             try:
                 yield adapter
             finally:
-                adapter.close()
+                _close(adapter)
             return
         with self._lock:
             if address not in self._adapters:
@@ -249,6 +249,12 @@ class Transport:
             # Vault Agent and Vault Proxy may demand the header X-Vault-Request (require_request_header).
             request_header=True,
         )
+
+
+def _close(adapter: Any) -> None:
+    from vault_pool.vault.connection import close_session  # noqa: PLC0415 - late, as hvac; loaded by now
+
+    close_session(adapter.session)
 
 
 def _at_once(outcome: Answer | VaultError) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 
 import pytest
 
@@ -19,6 +20,7 @@ from vault_pool.errors import ConfigurationError, LeaseLost, VaultRefused, Vault
 from vault_pool.vault import environment, notices
 from vault_pool.vault.auth import AppRole, Token
 from vault_pool.vault.client import Vault
+from vault_pool.vault.connection import _pools
 from vault_pool.vault.instant import instant
 from vault_pool.vault.limiter import RateLimiter
 
@@ -433,6 +435,20 @@ def test_caches_are_asked_for_fresh_credentials_only(world):
 def test_instants_are_read_in_any_zone(text, value):
     """RFC 3339 with nanoseconds, in the server's zone."""
     assert instant(text) == value
+
+
+def test_closing_leaves_nothing_to_finalizers(world, monkeypatch):
+    """At the end of Python they do nothing any more: a pool that is closed by then would leave its sockets open."""
+    monkeypatch.setattr(weakref.finalize, "_shutdown", True)
+    here = world()
+    here.read()
+    transport = here.vault._keeper._transport
+    (adapter,) = transport._adapters.values()
+    (pool,) = _pools(adapter.session)
+    sockets = [connection.sock for connection in pool.pool.queue if connection is not None]
+    assert [each.fileno() > 0 for each in sockets] == [True]
+    transport.close()
+    assert [each.fileno() for each in sockets] == [-1]
 
 
 def test_many_threads_share_a_vault(world):
