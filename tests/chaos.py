@@ -35,6 +35,8 @@ from tests.load import Load
 from vault_pool import AppRole, DynamicRole, Vault, VaultPool, events
 from vault_pool.devserver.postgres import EmbeddedPostgres
 
+logger = logging.getLogger("tests.chaos")
+
 MIN_SIZE, MAX_SIZE, OVERLAP = 2, 8, 2
 TTL, MAX_TTL = 12, 24
 #: A fault of the way to Vault ends before the lease can, whenever it begins: Vault goes on, and would drop the role.
@@ -337,6 +339,7 @@ def run(kind: str, seed: int, seconds: float, pace: float = 1.0) -> Report:
     with scene(kind) as stage:
         with stage.pool, stage.load, stage.runners:
             start = time.monotonic()
+            logger.info("the schedule begins")
             for strike in strikes:
                 time.sleep(max(0.0, start + strike.at - time.monotonic()))
                 spans.append(_strike(stage, strike, tallies[strike.fault]))
@@ -347,7 +350,7 @@ def run(kind: str, seed: int, seconds: float, pace: float = 1.0) -> Report:
             "roles": len(stage.database.roles()),
             "sessions": sum(session.user.startswith("v-") for session in stage.database.sessions()),
         }
-        violations = _judge(stage.load, stage.runners, spans, tallies)
+        violations = _judge(stage.load, stage.runners, spans, tallies, start)
         rotations = stage.noted(events.PoolReplaced, since=0.0)
     left["threads"] = len(set(threading.enumerate()) - threads)
     requests = stage.load.requests + stage.runners.requests
@@ -371,7 +374,9 @@ def _strike(stage: Scene, strike: Strike, tally: Tally) -> tuple[float, float, s
     return began, time.monotonic(), strike.fault
 
 
-def _judge(load: Load, runners: Runners, spans: list[tuple[float, float, str]], tallies: dict[str, Tally]) -> list[str]:
+def _judge(
+    load: Load, runners: Runners, spans: list[tuple[float, float, str]], tallies: dict[str, Tally], start: float
+) -> list[str]:
     """Hold each failure against the fault that may have cost it, and each fault against its bound."""
     violations: list[str] = []
     costs: Counter[int] = Counter()
@@ -385,8 +390,12 @@ def _judge(load: Load, runners: Runners, spans: list[tuple[float, float, str]], 
         if guilty:
             costs[guilty[-1]] += 1
         else:
-            near = [name for first, last, name in spans if began <= last + CALM and ended >= first]
-            violations.append(f"{words} (near: {', '.join(near) or 'nothing'})")
+            near = [
+                f"{name} from {first - start:.1f} to {last - start:.1f} s"
+                for first, last, name in spans
+                if began <= last + CALM and ended >= first
+            ]
+            violations.append(f"{words} (begun at {began - start:.2f} s; near: {', '.join(near) or 'nothing'})")
     for number, (_, last, name) in enumerate(spans):
         tallies[name].excused += costs[number]
         # Those that were out, and idle ones that died with them and were handed out before that was noticed.

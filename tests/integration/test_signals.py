@@ -16,6 +16,7 @@ from vault_pool import PoolTimeout, RenewalPolicy, VaultPool
 from vault_pool.core.lease import Lease
 from vault_pool.errors import VaultDenied, VaultUnavailable
 from vault_pool.events import LeaseLost
+from vault_pool.runtime.hot_swap import vouching
 from vault_pool.sources.base import Issued
 
 
@@ -140,13 +141,15 @@ def test_a_check_that_looks_at_a_table_finds_a_lost_role(no_leaks, make_pool, so
 
 
 @pytest.mark.parametrize("run", [False, True], ids=["connection", "run"])
-def test_rights_that_go_before_the_role_does(no_leaks, make_pool, source, database, run):
+def test_rights_that_go_before_the_role_does(no_leaks, make_pool, source, database, run, monkeypatch):
     """As by Vault's default revocation of a role with grants of its own: a session that is well is asked again."""
+    # Some milliseconds of Vault's; what lies between the two statements here may be more.
+    monkeypatch.setattr(vouching, "WAIT", 5.0)
     with make_pool(min_size=4, max_size=4) as pool, Clients(pool, 8, run=run) as clients:
         until(lambda: clients.done > 100)
         user = pool.status().user
         database.execute(f'REVOKE "{database.group}" FROM "{user}"')
-        time.sleep(0.04)
+        until(lambda: pool._current.doubt is not None)
         source.take(user)
         until(lambda: pool.status().generation == 2)
         done = clients.done

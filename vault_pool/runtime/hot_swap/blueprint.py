@@ -215,7 +215,10 @@ def _check(generation: Generation[CT], conn: CT, check: Callable[[CT], None]) ->
         check(conn)
     except Exception:
         if getattr(conn, "_suspect", False):
-            generation.look_at(conn)
+            generation.look_at(conn, lending=True)
+        if generation.revoked and generation.doubt is not None:
+            # psycopg_pool would pause, for up to seconds, and try the next one: `vouch` refuses this one at once.
+            return
         raise
 
 

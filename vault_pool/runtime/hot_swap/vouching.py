@@ -110,9 +110,11 @@ class Vouching(Generic[CT]):
             # When they come back, psycopg_pool would replace those that are past their max_lifetime.
             conn._expire_at = math.inf
 
-    def look_at(self, conn: CT) -> bool:
+    def look_at(self, conn: CT, *, lending: bool = False) -> bool:
         """
         Ask the session of *conn*, which comes back after a sign; return False where it is dead, and closed.
+
+        *lending*: it is on its way to a client. It stays open then, for `vouch` to refuse it.
         """
         witness, conn._suspect = self.witness, False  # type: ignore[attr-defined]  # ours
         if witness is None or self.retired:
@@ -120,7 +122,7 @@ class Vouching(Generic[CT]):
         doubt, asked_at = self.doubt, monotonic()
         verdict = examine(conn)
         if verdict is Verdict.DEAD:
-            self._dead(conn, witness)
+            self._dead(None if lending else conn, witness)
         elif verdict is Verdict.ALIVE:
             if doubt is not None:
                 self._cleared(doubt, asked_at, witness)
@@ -159,11 +161,12 @@ class Vouching(Generic[CT]):
                 self.doubt = None
         return 0.0 if doubt.lasting else doubt.until - asked_at
 
-    def _dead(self, conn: CT, witness: Witness) -> None:
+    def _dead(self, conn: CT | None, witness: Witness) -> None:
         # It stays in doubt: until the reaper comes, clients that queue may be handed connections that come back.
         with self._doubting:
             self.doubt = Doubt(lasting=True)
-        dismiss(conn)
+        if conn is not None:
+            dismiss(conn)
         witness.lost(self, "its role is gone from the database")
 
     def inquire(self) -> None:
