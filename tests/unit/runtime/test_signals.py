@@ -41,6 +41,16 @@ def test_inquiries_that_find_nothing_become_rare():
     assert len(asked) < 25
 
 
+def test_inquiries_may_go_on_in_vain_for_ever():
+    """The longest pause stays what it is, however many of them there were: a statement may fail for months."""
+    restraint = Restraint()
+    for _ in range(2000):
+        asked_at = max(0.0, restraint.next_at)
+        restraint = restraint.asked(asked_at)
+
+    assert restraint.next_at == asked_at + LONGEST_PAUSE
+
+
 def test_a_quiet_time_starts_over():
     """After it the next sign is inquired into as the first was."""
     restraint = Restraint().asked(0.0).asked(1.0).asked(3.0)

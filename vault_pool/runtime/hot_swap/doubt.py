@@ -79,7 +79,9 @@ class Restraint:
         Return the restraint after an inquiry at *now*.
         """
         in_vain = 0 if now >= self.next_at + LONGEST_PAUSE else self.in_vain
-        return Restraint(now + min(LONGEST_PAUSE, PAUSE * 2.0**in_vain), in_vain + 1)
+        pause = min(LONGEST_PAUSE, PAUSE * 2.0**in_vain)
+        # Not counted for ever: after some days the power would be no float any more.
+        return Restraint(now + pause, in_vain + 1 if pause < LONGEST_PAUSE else in_vain)
 
 
 class Doubt:
