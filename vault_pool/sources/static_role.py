@@ -16,8 +16,8 @@ from vault_pool.vault.paths import checked_mount_point, checked_role
 #: Vault looks every 5 s which passwords are due (OpenBao source, rotation.go, "queueTickSeconds"): it is late by that.
 _AFTER = 1.0
 _SPREAD = 5.0
-#: The longest pause between two looks while Vault is late, in seconds.
-_LATE = 30.0
+#: The first and the longest pause between two looks while Vault is late, in seconds, of which half is spread.
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
 
 
 class StaticRole(PolledInVault):
@@ -38,7 +38,8 @@ class StaticRole(PolledInVault):
         self._rotated: Any = None
         self._period: Any = None
         self._due = float("-inf")
-        self._late = 0
+        # The pause before the next look, while Vault is late.
+        self._late = 0.0
 
     def read(self, now: float) -> Issued:
         """
@@ -69,8 +70,7 @@ class StaticRole(PolledInVault):
         same = not changed and rotated == self._rotated and period == self._period
         if same and now >= self._due:
             # The period is over and Vault has not rotated yet, whatever *ttl* says of the next one.
-            self._late += 1
-            pause = min(_LATE, 2.0**self._late) / 2
-            return pause, pause
-        self._rotated, self._period, self._due, self._late = rotated, period, now + ttl, 0
+            self._late = min(_LONGEST_PAUSE, self._late * 2 or _FIRST_PAUSE)
+            return self._late / 2, self._late / 2
+        self._rotated, self._period, self._due, self._late = rotated, period, now + ttl, 0.0
         return ttl + _AFTER, _SPREAD

@@ -105,6 +105,15 @@ def test_a_ttl_that_jumped_is_not_believed(asked, more):
     assert again(source.read(150.0)) == (3501.0, 3506.0)
 
 
+def test_a_rotation_may_be_late_for_days(asked):
+    """As long as Vault cannot reach the database, the role is read at the longest pause; no number is too large."""
+    source = asked(StaticRole, "app")
+    # Without the requests, of which a process makes no more than so many a second.
+    pauses = [source._pause(look, changed=False, rotated="once", period=10, ttl=0.0) for look in range(1100)]
+
+    assert pauses[-1] == (15, 15)
+
+
 def test_a_read_before_the_end_of_the_period_is_believed(asked):
     """The same rotation, and less of its period left."""
     asked.answers += [static(ttl=10), static(ttl=4)]
