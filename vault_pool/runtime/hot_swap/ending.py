@@ -9,6 +9,7 @@ import socket
 from contextlib import suppress
 from typing import Any
 
+import psycopg
 from psycopg.pq import ConnStatus
 
 #: For how long a server is waited for that is asked to cancel a statement, in seconds.
@@ -33,7 +34,8 @@ def cut_off(conn: Any) -> None:
     The connection itself is its borrower's; to close it here would free its descriptor, for another to get, under the
     borrower's hands. So a duplicate is shut down. Raises nothing.
     """
-    with suppress(OSError):
+    # psycopg's: it came back meanwhile, and was closed.
+    with suppress(OSError, psycopg.Error):
         duplicate = os.dup(conn.pgconn.socket)
         with socket.socket(fileno=duplicate) as ours:
             # Only now: had it been closed between the two calls above, the duplicate could be somebody else's. It is
