@@ -351,7 +351,9 @@ class Watcher:
         """
         try:
             generation = holder.prepare(credential)
-        except VaultPoolError as error:
+        except Exception as error:
+            if not isinstance(error, VaultPoolError):
+                logger.exception("%s: unexpected error", self.source.name)
             with self._lock:
                 self._holders.not_served(holder)
             holder.report(error)

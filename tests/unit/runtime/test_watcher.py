@@ -311,6 +311,22 @@ def test_a_pool_that_comes_later_gets_the_credential_in_force(watcher, source, r
     assert len(source.asked("read")) == 1
 
 
+def test_a_pool_that_comes_later_is_tried_again_whatever_it_raises(watcher, source, runtime, caplog):
+    """Its ``conninfo`` may be a function of the application's, which fails once."""
+    first, second = Pool("first"), Pool("second")
+    watcher.attach(first)
+    runtime.settle()
+    second.fault = ZeroDivisionError("bug")
+    watcher.attach(second)
+    runtime.settle()
+    assert "unexpected error" in caplog.text
+    assert isinstance(second.reports[-1], ZeroDivisionError)
+    second.fault = None
+    runtime.advance(5.0)
+
+    assert second.installed == ["user-of-lease-1"]
+
+
 def test_a_rotation_overtakes_the_welcome_of_a_late_pool(watcher, source, runtime):
     """What was prepared by the old credential is discarded, not installed over the new one."""
     first, second = Pool("first"), Pool("second")
