@@ -73,14 +73,17 @@ class Watcher:
 
     def attach(self, holder: Holder) -> None:
         """
-        Serve *holder* from now on; the first one starts the watch.
+        Serve *holder* from now on, unless it was closed before it came; the first one starts the watch.
         """
         with self._lock:
+            if holder.closed:
+                return
+            # All of it under the lock, or who detaches meanwhile would end what has not begun yet.
             self._holders.add(holder)
-            starting, self._running = not self._running, True
-        if starting:
-            self._runtime.acquire()
-            self.source.attach(self._runtime, self.wake)
+            if not self._running:
+                self._running = True
+                self._runtime.acquire()
+                self.source.attach(self._runtime, self.wake)
         self.wake()
 
     def detach(self, holder: Holder, timeout: float) -> None:
@@ -134,7 +137,9 @@ class Watcher:
         now = self.now()
         if self._state.lease is not None:
             self._endings.add(self._state, now)
-            self._state = LeaseState(sent=self._state.sent, sent_at=self._state.sent_at)
+            # A read on its way will bring a lease that has to be ended, too; of a renewal nobody hears any more.
+            sent_at = self._state.sent_at if self._state.reading else None
+            self._state = LeaseState(sent=self._state.sent, sent_at=sent_at)
         self._endings.surrender(now)
 
     # --- What the pools ask --------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Source(Protocol):
         """
         Begin upkeep (of the token) on *runtime*, the `Runtime` of this process.
 
-        *wake* is called, from any thread, whenever an owner may have changed.
+        *wake* is called, from any thread, whenever an owner may have changed. No I/O.
         """
 
     def detach(self, wake: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import threading
 
 import pytest
 
@@ -17,6 +18,7 @@ from vault_pool.core.policy import RenewalPolicy
 from vault_pool.errors import LeaseLost, ProofFailed, VaultDenied, VaultUnavailable
 from vault_pool.events import LeaseRenewed, LeaseRevoked, PoolReplaced, RotationFailed
 from vault_pool.runtime.hot_swap.doubt import Sign
+from vault_pool.runtime.scheduler import Runtime
 from vault_pool.runtime.watcher import Watcher, forget, watcher_of
 from vault_pool.sources.base import Issued
 
@@ -478,6 +480,39 @@ def test_a_pool_that_was_dropped_is_served_no_more(watcher, source, runtime):
     runtime.settle()
 
     assert watcher._holders.alive() == []
+
+
+def test_the_last_pool_waits_for_no_renewal(no_leaks):
+    """What a renewal on its way brings is of no use any more; a read on its way would bring a lease to be ended."""
+    source, pool = Source(duration=0.3), Pool()
+    renewing, revoked, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def renew(lease, now):
+        renewing.set()
+        assert go_on.wait(10)
+        return lease.renewed(lease.duration, now)
+
+    source.renew, source.revoke = renew, lambda lease: revoked.set()
+    watcher = Watcher(source, RenewalPolicy(jitter=0.0), Runtime())
+    watcher.attach(pool)
+    assert renewing.wait(10)
+    closing = threading.Thread(target=watcher.detach, args=[pool, 20.0], daemon=True)
+    closing.start()
+    assert revoked.wait(10)
+    go_on.set()
+    closing.join(10)
+
+    assert not closing.is_alive()
+
+
+def test_a_pool_that_was_closed_before_it_came_starts_no_watch(watcher, source, runtime):
+    """One thread opens it, another closes it: nobody would end the watch."""
+    pool = Pool()
+    pool.closed = True
+    watcher.attach(pool)
+    runtime.settle()
+
+    assert (source.log, source.attached, runtime.users) == ([], 0, 0)
 
 
 def test_one_watcher_a_source(source, runtime):
