@@ -145,24 +145,23 @@ class Tenant(Generic[CT]):
         """
         pool = self._pool()
         with self._lock:
-            closed = pool is None or pool.closed
-            old = None if pool is None else pool._current
-            if not closed:
-                self.number = prepared.number
-                self.last_error = None
-        if pool is None or closed:
+            serves, old = False, None
+            if pool is not None and not pool.closed:
+                serves, old = True, pool._current
+                self.number, self.last_error = prepared.number, None
+                prepared.witness = self
+                prepared.good_until = self._deadline
+                if old is not None:
+                    old.on_finished = self._reporter(on_finished)
+                # Under the lock: whoever closes the pool, or retires the old generation, comes before all of this or
+                # after it.
+                pool._replace(prepared)
+        if not serves:
             # Closing may wait for threads, which has no place here: nobody has a connection of it.
             self._runtime.submit(self.lane, prepared.discard)
-            on_finished()
-            return None
-        prepared.witness = self
-        prepared.good_until = self._deadline
-        if old is not None:
-            old.on_finished = self._reporter(on_finished)
-        pool._replace(prepared)
         if old is None:
             on_finished()
-        return prepared.number
+        return prepared.number if serves else None
 
     def _reporter(self, on_finished: Callable[[], None]) -> Callable[[Generation[CT]], None]:
         began = monotonic()
