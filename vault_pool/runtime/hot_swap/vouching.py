@@ -142,8 +142,10 @@ class Vouching(Generic[CT]):
             if verdict is Verdict.DEAD:
                 self._dead(conn, witness)
                 return True
-            left = 0.0 if doubt is None else self._cleared(doubt, asked_at, witness)
-            if left <= 0 or self.retired or verdict is Verdict.BROKEN:
+            if doubt is None or verdict is Verdict.BROKEN:
+                break
+            left = self._cleared(doubt, asked_at, witness)
+            if left <= 0 or self.retired:
                 break
             sleep(min(left, SHORTEST_PAUSE))
         return self.revoked
