@@ -36,7 +36,7 @@ from vault_pool.runtime.hot_swap import HotSwapPool
 from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.checkout import DebugCheckout
 from vault_pool.runtime.hot_swap.doubt import Sign
-from vault_pool.runtime.hot_swap.holder import positive
+from vault_pool.runtime.hot_swap.holder import closed, positive
 from vault_pool.runtime.tenant import Outage, Tenant
 from vault_pool.runtime.transaction import Transaction
 from vault_pool.runtime.watcher import Watcher, forget, watcher_of
@@ -262,6 +262,8 @@ class VaultPool(HotSwapPool[CT]):
     def wait(self, timeout: float = 30.0) -> None:
         """
         Wait up to *timeout* seconds for the first generation; else stop, and raise what was in the way.
+
+        `PoolClosed` where the pool is not open, or was closed meanwhile.
         """
         with self._changed:
             if self._watcher is None:
@@ -269,6 +271,8 @@ class VaultPool(HotSwapPool[CT]):
             self._changed.wait_for(lambda: self._current or self._closed or _hopeless(self._tenant.last_error), timeout)
             if self._current is not None:
                 return
+            if self._closed:
+                raise closed(self.name)
             error = self._tenant.last_error
         self._stop(0.0)
         if error is None:
@@ -358,7 +362,8 @@ class VaultPool(HotSwapPool[CT]):
         Replace the credential now; with *wait*, return when the new generation serves.
 
         Raises what was in the way, or `PoolTimeout` after *timeout* seconds (None: the pool's own); the current
-        generation serves on then, and the attempts go on.
+        generation serves on then, and the attempts go on. `PoolClosed` where the pool is not open, or was closed
+        meanwhile.
         """
         forking.settle()
         self._open_inherited()
@@ -376,6 +381,8 @@ class VaultPool(HotSwapPool[CT]):
             error = tenant.last_attempt
             if tenant.number > number:
                 return
+            if self._closed:
+                raise closed(self.name)
         if error is None:
             raise PoolTimeout(f"no successor from {self._source.name} after {whole:.2f} sec")
         raise error.with_traceback(None) from None

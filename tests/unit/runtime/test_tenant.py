@@ -7,9 +7,10 @@ from __future__ import annotations
 import threading
 
 import pytest
+from psycopg_pool import PoolClosed
 
 from tests.unit.runtime.stepped import SteppedRuntime
-from vault_pool import Credential, Fixed, RenewalPolicy, VaultPool
+from vault_pool import Credential, Fixed, RenewalPolicy, VaultPool, pool as pool_module
 from vault_pool.runtime.watcher import Watcher
 
 
@@ -51,3 +52,17 @@ def test_a_pool_that_closes_during_a_swap_keeps_no_generation(no_leaks, pool, ru
     assert finished == [1]
     assert fresh.pool.closed
     assert pool._current is None
+
+
+@pytest.mark.parametrize("ask", ["wait", "rotate"])
+def test_who_waits_for_a_pool_that_is_closed_hears_of_that(pool, monkeypatch, ask):
+    """At once, and not of a time that has not passed."""
+    closing = threading.Thread(target=pool.close, args=[0.0])
+    once = iter([closing.start])
+    # With the pool's lock held, so that it closes in the middle of the wait.
+    monkeypatch.setattr(pool_module, "_hopeless", lambda _error: next(once, bool)())
+    monkeypatch.setattr(pool._watcher, "rotate", closing.start)
+
+    with pytest.raises(PoolClosed, match="closed"):
+        getattr(pool, ask)(timeout=60.0)
+    closing.join()
