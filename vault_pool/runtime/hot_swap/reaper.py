@@ -174,7 +174,12 @@ class Reaper:
         """
         Run *action*, which a server that hangs may hold up, beside this thread, which clients wait for.
         """
-        threading.Thread(target=action, name=f"{self._name}-ending", daemon=True).start()
+        thread = threading.Thread(target=action, name=f"{self._name}-ending", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # There are too many, or the interpreter has begun to exit.
+            action()
 
     def complain(self, generation: Generation[Any]) -> None:
         """

@@ -4,6 +4,7 @@ Connections that know their generation, tell it of trouble, and come back exactl
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, cast, get_origin
 
 import psycopg
@@ -15,6 +16,8 @@ from vault_pool.runtime.hot_swap.doubt import is_sign
 
 if TYPE_CHECKING:
     from vault_pool.runtime.hot_swap.generation import Generation
+
+logger = logging.getLogger("vault_pool.pool")
 
 #: Since when a connection is out, and with which thread; the record itself stands for that one checkout.
 Loan = tuple[float, int]
@@ -135,10 +138,14 @@ def take_back(conn: Any) -> bool:
 
 def dismiss(conn: Any) -> None:
     """
-    Close *conn* for good: its pool has no use for it any more.
+    Close *conn* for good: its pool has no use for it any more. Raises nothing.
     """
     conn._dismissed = True
     conn._pool = None
-    conn.close()
+    try:
+        conn.close()
+    except Exception:
+        # The class is the application's. The reaper's thread must not end by it, nor a lost role go untold.
+        logger.exception("vault_pool: a connection could not be closed")
     # psycopg's close() leaves the socket of a connection that the server broke to the garbage collector.
     conn.pgconn.finish()
