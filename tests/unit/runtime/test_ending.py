@@ -59,6 +59,16 @@ def test_a_connection_class_that_raises_ends_no_thread(reaper, generation, finis
     assert "could not be closed" in caplog.text
 
 
+def test_two_passes_finish_a_generation_once(reaper, generation, finished):
+    """A reaper that is told to end while another generation comes has two threads for a moment."""
+    reaper.retire(generation, 10.0)
+    assert finished.wait(10)
+    finished.clear()
+    reaper._look_after(generation, at_once=True)
+
+    assert not finished.is_set()
+
+
 def test_the_reaper_ends_sessions_itself_where_no_thread_can_be_started(reaper, generation, finished, monkeypatch):
     """And goes on."""
     conn, start = Lent(SimpleNamespace()), threading.Thread.start

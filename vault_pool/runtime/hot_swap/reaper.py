@@ -150,6 +150,9 @@ class Reaper:
                 dismiss(generation.leftovers.pop())
         generation.reclaim()
         with self._changed:
+            if generation not in self._retiring:
+                # The last pass of a thread that was told to end meets the first one of its successor.
+                return
             done = generation.live() == 0 and generation.connecting == 0
             due = monotonic() >= self._retiring[generation]
             if done:
