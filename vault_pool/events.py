@@ -75,7 +75,7 @@ class LeaseLost(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseLapsed(Event):
     """
-    The lease ended without a successor; open sessions are kept.
+    The lease ended without a successor; *on_lapse* says of each pool what becomes of its open sessions.
     """
 
     lease_id: str

@@ -101,7 +101,7 @@ class Chronicle:
         """
         Tell that a lease ended without a successor.
         """
-        logger.warning("%s: lease %s ended without a successor; open sessions are kept", self._source, lease_id)
+        logger.warning("%s: lease %s ended without a successor", self._source, lease_id)
         self._tell(events.LeaseLapsed(source=self._source, lease_id=lease_id))
 
     def well(self) -> bool:

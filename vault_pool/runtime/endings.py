@@ -146,7 +146,7 @@ class Endings:
             logger.exception("%s: unexpected error while ending lease %s", self._source.name, lease.lease_id)
             problem = error
             event = machine.Failed(self._runtime.random())
-        self._log(ending, lease, problem)
+        self._log(ending, lease, problem, hopeless=isinstance(event, machine.Failed) and not event.retryable)
         with self._lock:
             self._advance(ending, event, self._runtime.clock.now())
         self._wake()
@@ -168,13 +168,14 @@ class Endings:
         self._tell(events.LeaseRevoked(source=self._source.name, lease_id=request.lease.lease_id))
         return machine.Revoked()
 
-    def _log(self, ending: Ending, lease: Lease, problem: Exception | None) -> None:
+    def _log(self, ending: Ending, lease: Lease, problem: Exception | None, *, hopeless: bool) -> None:
         """
         Say one line when trouble begins, and one when it ends.
         """
         if problem is not None:
             level = logging.DEBUG if ending.warned else logging.WARNING
-            logger.log(level, "%s: retired lease %s: %s; trying again", self._source.name, lease.lease_id, problem)
+            plan = "it will lapse" if hopeless else "trying again"
+            logger.log(level, "%s: retired lease %s: %s; %s", self._source.name, lease.lease_id, problem, plan)
         elif ending.warned:
             logger.info("%s: retired lease %s: well again", self._source.name, lease.lease_id)
         ending.warned = problem is not None

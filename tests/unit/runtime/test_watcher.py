@@ -453,6 +453,21 @@ def test_a_failed_revocation_is_tried_again(watcher, source, runtime):
     assert watcher.endings == []
 
 
+def test_a_revocation_that_is_refused_is_left_to_time(watcher, source, runtime, caplog):
+    """Nobody tries again what a policy forbids, and the log does not say so."""
+    pool = Pool()
+    watcher.attach(pool)
+    runtime.settle()
+    watcher.rotate()
+    runtime.settle()
+    source.fault, source.faulty = VaultDenied("no"), {"revoke"}
+    pool.finishers.pop()()
+    runtime.advance(30.0)
+
+    assert source.asked("revoke") == ["lease-1"]
+    assert "retired lease lease-1: no; it will lapse" in caplog.text
+
+
 def test_a_credential_that_lapses_is_kept_until_there_is_another(watcher, source, runtime):
     """Vault is down for longer than the lease: open sessions are not thrown away."""
     pool = Pool()
