@@ -10,6 +10,7 @@ import inspect
 
 import pytest
 
+import vault_pool
 from vault_pool import RenewalPolicy, Vault, VaultPool
 from vault_pool.settings.__main__ import markdown
 from vault_pool.settings.making import _loaded
@@ -23,7 +24,6 @@ from vault_pool.settings.table import (
     Section,
     takes,
 )
-from vault_pool.vault.auth import METHODS
 
 # Arguments that are no settings: what other settings are made into, and what only tests and code can give.
 NOT_SETTINGS = {
@@ -85,10 +85,10 @@ def test_defaults_are_values_of_their_types(row):
 
 
 def test_the_names_are_each_one_settings():
-    """No two rows have one name, and the choices are known elsewhere by the same names."""
+    """No two rows have one name, and the choices are public classes."""
     assert len(SETTINGS) == sum(len(rows) for rows in SECTIONS.values())
     assert set(SETTINGS) >= SELECTORS
-    assert {name: _loaded(place) for name, place in LOGINS.items()} == dict(METHODS)
+    assert {_loaded(place).__name__ for place in [*SOURCES.values(), *LOGINS.values()]} <= set(vault_pool.__all__)
 
 
 @pytest.mark.parametrize("row", SETTINGS.values(), ids=lambda row: row.name)

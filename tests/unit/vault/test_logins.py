@@ -24,7 +24,6 @@ from vault_pool.vault.auth import (
     TLSCertificate,
     Token,
     UserPass,
-    auth_from_settings,
 )
 from vault_pool.vault.client import Vault
 
@@ -72,25 +71,6 @@ def test_settings_that_cannot_be_are_refused(make, words):
     """At construction, by an error that names the setting."""
     with pytest.raises(ConfigurationError, match=words):
         make()
-
-
-def test_logins_are_made_by_name():
-    """Each has a name for settings; unknown names and settings are told with what there is."""
-    made = auth_from_settings("kubernetes", {"role": "app", "mount_point": "k8s"})
-    assert repr(made) == "Kubernetes('app', <secret>, path='auth/k8s/login')"
-    assert isinstance(auth_from_settings("agent", {}), AgentToken)
-    assert isinstance(auth_from_settings("approle", {"role_id": "r", "secret_id": "s"}), AppRole)
-    for method, settings, words in [
-        ("kerberos", {}, "auth must be one of token, approle, kubernetes"),
-        ("approle", {"role_id": "r", "secretid": "S3cret"}, "no setting 'secretid'; it has: role_id, secret_id,"),
-        ("userpass", {"password": "S3cret"}, "needs the setting 'username'"),
-        ("token", {"token": " S3cret"}, "printable"),
-        ("agent", {"role": "x"}, "it has: none"),
-    ]:
-        with pytest.raises(ConfigurationError, match=words) as caught:
-            auth_from_settings(method, settings)
-        shown = "".join(f"{frame.frame.f_locals}" for frame in caught.traceback[1:]) + str(caught.value)
-        assert "S3cret" not in shown
 
 
 def test_which_login_the_environment_is_for(monkeypatch, tmp_path):

@@ -13,9 +13,10 @@ import traceback
 import pytest
 
 from tests.unit.vault.fake_http import serve
+from vault_pool import VaultPool
 from vault_pool.errors import ConfigurationError, VaultPoolError
 from vault_pool.sources.dynamic_role import DynamicRole
-from vault_pool.vault.auth import JWT, LDAP, AppRole, CustomLogin, Token, UserPass, auth_from_settings
+from vault_pool.vault.auth import JWT, LDAP, AppRole, CustomLogin, Token, UserPass
 from vault_pool.vault.client import Vault
 from vault_pool.vault.secret import Secret, censored
 
@@ -27,6 +28,11 @@ SECRETS = (
     "Pr0xyPassword",
 )
 LIBRARY = re.compile(r"/(hvac|requests|urllib3)/")
+
+
+def configured(**settings):
+    """A pool by settings."""
+    return VaultPool.from_config({"role": "app", "vault_address": "https://vault.example", **settings})
 
 
 def shown(value, depth=0):
@@ -156,8 +162,8 @@ def test_an_interruption_passes_without_the_frames_that_hold_secrets(monkeypatch
         lambda: LDAP("me", SECRETS[3], mount_point="?"),
         lambda: JWT(5, SECRETS[0]),
         lambda: JWT("role", SECRETS[0], token_file="x"),
-        lambda: auth_from_settings("userpass", {"username": "me", "password": SECRETS[3], "mount_point": "?"}),
-        lambda: auth_from_settings("userpass", {"user": "me", "password": SECRETS[3]}),
+        lambda: configured(auth="userpass", auth_username="me", auth_password=SECRETS[3], auth_mount_point="?"),
+        lambda: configured(auth="userpass", auth_user="me", auth_password=SECRETS[3]),
     ],
 )
 def test_wrong_settings_are_told_without_their_values(make):
@@ -173,10 +179,7 @@ def test_reprs_show_nothing():
     vault = Vault("https://vault.example", auth=auth)
     text = f"{auth!r} {vault!r} {Token(SECRETS[0])!r} {DynamicRole('app', vault=vault)!r} {vars(auth)} {vars(vault)}"
     assert not [secret for secret in SECRETS if secret in text]
-    for login in (
-        *(make() for make in LOGINS.values()),
-        auth_from_settings("ldap", {"username": "u", "password": SECRETS[3]}),
-    ):
+    for login in (*(make() for make in LOGINS.values()), LDAP("u", SECRETS[3])):
         text = f"{login!r} {shown(vars(login))}"
         assert not [secret for secret in SECRETS if secret in text]
     with pytest.raises(TypeError):
