@@ -14,13 +14,10 @@ from typing import Any
 from vault_pool.core.lease import Credential
 from vault_pool.errors import ConfigurationError, SourceError
 from vault_pool.sources.base import Issued
-from vault_pool.sources.polled import Polled, checked_field, checked_interval, credential_in
-from vault_pool.vault.notices import log_once
+from vault_pool.sources.polled import LEAST_INTERVAL, Polled, checked_field, checked_interval, credential_in
+from vault_pool.vault.notices import log_open_file
 
-#: What the allowance of a lease lets through for long (`RenewalPolicy.requests_per_hour`).
-_LEAST_INTERVAL = 0.5
 _LARGEST = 1 << 20
-_OTHERS = stat.S_IROTH | stat.S_IWOTH
 _FORMATS = {".json": "json", ".env": "dotenv"}
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=\s*(.*)")
 _QUOTED = re.compile(r"""(?:"((?:[^"\\]|\\.)*)"|'([^']*)')\s*(?:\#.*)?""")
@@ -60,7 +57,7 @@ class AgentFile(Polled):
         self._format = known
         self._user_field = checked_field("user_field", user_field)
         self._password_field = checked_field("password_field", password_field)
-        self._interval = checked_interval(interval, _LEAST_INTERVAL)
+        self._interval = checked_interval(interval, LEAST_INTERVAL)
         self._signature: _Signature | None = None
         # Two writes within one tick of the file system's clock look alike: a signature counts when it was seen twice.
         self._settled = False
@@ -90,11 +87,8 @@ class AgentFile(Polled):
         with open(self._path, "rb", opener=_promptly) as file:
             found = os.fstat(file.fileno())
             content = file.read(_LARGEST) if stat.S_ISREG(found.st_mode) else b""
-        if found.st_mode & _OTHERS:
-            log_once(
-                f"{self._path} can be read or written by everybody (mode {stat.S_IMODE(found.st_mode):04o}): "
-                "set perms = 0600 in the agent's template, or chmod 600 it"
-            )
+        remedy = "set perms = 0600 in the agent's template, or chmod 600 it"
+        log_open_file(str(self._path), found.st_mode, remedy)
         self._settled = _signature(found) == self._signature
         self._signature = _signature(found)
         return credential_in(_parsed(content, self._format), self._user_field, self._password_field)

@@ -10,11 +10,9 @@ from typing import Any
 from vault_pool.core.lease import Credential
 from vault_pool.errors import ConfigurationError, SourceError
 from vault_pool.sources.base import Issued
-from vault_pool.sources.polled import Polled, checked_interval, sound_credential
+from vault_pool.sources.polled import LEAST_INTERVAL, Polled, checked_interval, sound_credential
 from vault_pool.vault.answer import seconds
 
-#: What the allowance of a lease lets through for long (`RenewalPolicy.requests_per_hour`).
-_LEAST_INTERVAL = 0.5
 #: The part of a credential's time after which there should be another.
 _RENEW_AT = 0.6
 _PAIR, _TRIPLE = 2, 3
@@ -44,7 +42,7 @@ class Callback(Polled):
             raise ConfigurationError(f"name must be a text, and not empty, not {name!r}")
         super().__init__(name or str(getattr(read, "__qualname__", type(read).__name__)))
         self._read = read
-        self._interval = checked_interval(interval, _LEAST_INTERVAL)
+        self._interval = checked_interval(interval, LEAST_INTERVAL)
 
     def read(self, now: float) -> Issued:
         """

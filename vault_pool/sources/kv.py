@@ -4,7 +4,6 @@ A credential that somebody writes into Vault's key/value store.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from vault_pool.errors import ConfigurationError, VaultRefused, fold
@@ -12,9 +11,8 @@ from vault_pool.sources.base import Issued
 from vault_pool.sources.polled import PolledInVault, checked_field, checked_interval, credential_in
 from vault_pool.vault.answer import Answer
 from vault_pool.vault.client import Vault
-from vault_pool.vault.paths import checked_mount_point
+from vault_pool.vault.paths import checked_mount_point, checked_path
 
-_PATH = re.compile(r"[^\s/?#%]+(/[^\s/?#%]+)*")
 _LEAST_INTERVAL = 1.0
 _VERSIONS = (1, 2)
 
@@ -40,9 +38,7 @@ class KV(PolledInVault):
         password_field: str = "password",  # noqa: S107 - the name of a field
         interval: float = 60.0,
     ) -> None:
-        words = path.strip("/") if isinstance(path, str) else ""
-        if not _PATH.fullmatch(words) or ".." in words.split("/"):
-            raise ConfigurationError(f"path must be the path of a secret below mount_point, not {path!r}")
+        words = checked_path(path)
         if isinstance(version, bool) or version not in _VERSIONS:
             raise ConfigurationError(f"version must be 1 or 2, that of the KV store, not {version!r}")
         self._mount_point = checked_mount_point(mount_point, "a KV store")

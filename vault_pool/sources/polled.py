@@ -14,6 +14,9 @@ from vault_pool.sources.base import Issued
 from vault_pool.vault.answer import Answer
 from vault_pool.vault.client import Vault
 
+#: The least interval, in seconds, of looks that cost nobody else anything: what the allowance of a lease lets through
+#: for long (`RenewalPolicy.requests_per_hour`).
+LEAST_INTERVAL = 0.5
 #: Looks are spread by this part of the interval, to both sides, so that a fleet does not look in step.
 _SPREAD = 0.1
 

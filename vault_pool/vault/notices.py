@@ -5,12 +5,14 @@ What has to be said once, and not at every request.
 from __future__ import annotations
 
 import logging
+import stat
 import warnings
 
 from vault_pool.runtime import forking
 
 logger = logging.getLogger("vault_pool.vault")
 
+_OTHERS = stat.S_IROTH | stat.S_IWOTH
 _said: set[str] = set()
 _lock = forking.lock()  # guards _said
 
@@ -31,6 +33,14 @@ def log_once(text: str) -> None:
     """
     if first_time(text):
         logger.warning("%s", text)
+
+
+def log_open_file(what: str, mode: int, remedy: str) -> None:
+    """
+    Log, once, that everybody can read or write the file *what*, if its *mode* says so.
+    """
+    if mode & _OTHERS:
+        log_once(f"{what} can be read or written by everybody (mode {stat.S_IMODE(mode):04o}): {remedy}")
 
 
 def warn_once(text: str, stacklevel: int) -> None:

@@ -8,9 +8,7 @@ import re
 
 from vault_pool.errors import ConfigurationError
 
-_MOUNT_POINT = re.compile(r"[^\s/?#%]+(/[^\s/?#%]+)*")
-
-
+_PATH = re.compile(r"[^\s/?#%]+(/[^\s/?#%]+)*")
 # Vault's own rule for names of roles (vault: framework.GenericNameWithAtRegex).
 _ROLE = re.compile(r"\w([\w.@-]*\w)?", re.ASCII)
 
@@ -28,7 +26,18 @@ def checked_mount_point(mount_point: object, what: str) -> str:
     """
     Return *mount_point* without slashes around it; raise `ConfigurationError` where it cannot be the path of *what*.
     """
-    path = mount_point.strip("/") if isinstance(mount_point, str) else ""
-    if not _MOUNT_POINT.fullmatch(path) or ".." in path.split("/"):
-        raise ConfigurationError(f"mount_point must be the path of {what}, not {mount_point!r}")
+    return _checked("mount_point", mount_point, f"the path of {what}")
+
+
+def checked_path(path: object) -> str:
+    """
+    Return *path* without slashes around it; raise `ConfigurationError` where it cannot be the path of a secret.
+    """
+    return _checked("path", path, "the path of a secret below mount_point")
+
+
+def _checked(setting: str, value: object, what: str) -> str:
+    path = value.strip("/") if isinstance(value, str) else ""
+    if not _PATH.fullmatch(path) or ".." in path.split("/"):
+        raise ConfigurationError(f"{setting} must be {what}, not {value!r}")
     return path

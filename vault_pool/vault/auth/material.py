@@ -5,14 +5,11 @@ The secret that a login presents: given once, or kept in a file that somebody re
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from vault_pool.errors import ConfigurationError, VaultDenied
-from vault_pool.vault.notices import log_once
+from vault_pool.vault.notices import log_open_file
 from vault_pool.vault.secret import Secret
-
-_OTHERS = stat.S_IROTH | stat.S_IWOTH
 
 
 class Material:
@@ -69,11 +66,8 @@ class Material:
             # A decoding error quotes the bytes of the file.
             reason = (error.strerror or "it cannot be read") if isinstance(error, OSError) else "it is not text"
         else:
-            if mode & _OTHERS and not self._public:
-                log_once(
-                    f"{self._setting}_file {str(self._file)!r} can be read or written by everybody "
-                    f"(mode {stat.S_IMODE(mode):04o}): chmod 600 it"
-                )
+            if not self._public:
+                log_open_file(f"{self._setting}_file {str(self._file)!r}", mode, "chmod 600 it")
             if self._sound(secret):
                 return secret
             reason = "it is empty" if self._free else "it is empty, or not one line of text"
