@@ -59,8 +59,11 @@ class PoolStatus:
     What is known of a pool at one moment. Durations are in seconds; nothing in it is secret.
 
     *generation* counts from 1 and grows by one with each rotation; it is 0 before the first. *phase* is the phase of
-    the lease, *expires_in* the time until the credential stops working (None: there is none, or it has no end).
-    *sessions* are the open connections of the current generation, *retiring* those of each that is being used up.
+    the lease, *expires_in* the time until the credential stops working (None: there is none, or it has no end; below 0:
+    it has lapsed), *renewable* whether renewing buys time. *sessions* counts the open connections of the current
+    generation, *retiring* has the number of each that is being used up, and how many it still has. *leases_ending*
+    counts the leases that have been succeeded and that Vault has not ended yet. *last_error* is the text of what is in
+    the way, None where nothing is.
     """
 
     name: str
@@ -96,7 +99,8 @@ class VaultPool(HotSwapPool[CT]):
     * *on_lapse*: what becomes of open sessions when the lease ends while Vault does not answer. ``"keep"`` them (nobody
       revokes them meanwhile), or ``"close"`` them and have clients wait. With an assumed role, keeping them ends after
       *max_lapse* (None: as long as the lease was granted for).
-    * *policy*: the timing rules of the lease; *on_event* is called with each `Event`, on a worker thread.
+    * *policy*: the timing rules of the lease; *on_event* is called with each `Event`, in order, on a worker thread.
+    * *runtime*: the clock and the threads, for tests; all pools of a process share one.
 
     The constructor does no I/O. Thread-safe, as `HotSwapPool` is.
     """

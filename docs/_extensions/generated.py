@@ -1,5 +1,5 @@
 """
-What the pages take from the code: `{generated} settings`, `cli`, `events` and `lease`.
+What the pages take from the code: `{generated} settings`, `cli`, `events`, `layers` and `lease`.
 
 Nothing of it is written down twice, so nothing of it can be stale.
 """

@@ -7,6 +7,7 @@ Pools that are replaced while they are in use. The only home of psycopg_pool, bu
 * `vouching` — what a generation does while it is doubted whether its role still exists; `doubt` — its words.
 * `proof`, `assumed` — whose a session is, and as whom it acts.
 * `tracking` — connections that know their generation, tell it of trouble, and are returned once.
+* `reconnection`, `inheritance` — sessions that PostgreSQL has ended, and those of the parent in a child of fork.
 * `budget` — how many connections all generations together may hold.
 * `reaper` — the thread that lets retired generations finish; `ending` — how it ends a session that is lent out.
 """
