@@ -411,7 +411,7 @@ time.sleep(60)
     os.waitpid(child, 0)
 
     assert len(sessions) >= 3
-    assert took < 1
+    assert took < 5
     assert served == ["serves", "v-"]
 
 

@@ -67,8 +67,8 @@ def often():
 @pytest.mark.parametrize(
     ("kind", "swaps", "options"),
     [
-        ("built", 200, {}),
-        ("stock", 300, {}),
+        ("built", 100, {}),
+        ("stock", 150, {}),
         ("stock", 75, {"check": ConnectionPool.check_connection}),
         ("built", 75, {"max_waiting": CLIENTS - SIZE}),
         ("built", 75, {"reset": lambda conn: None}),

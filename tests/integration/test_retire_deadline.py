@@ -160,7 +160,7 @@ def test_a_long_outage_ends_the_sessions_of_an_assumed_role(no_leaks, make_pool,
             assert other.execute("SELECT count(*) FROM items").fetchone() == (100,)
         lapsed = time.monotonic()
         until(lambda: "nobody could say whether it was revoked" in caplog.text)
-        assert 0.3 < time.monotonic() - lapsed < 1.5
+        assert 0.3 < time.monotonic() - lapsed < 5
         with pytest.raises(psycopg.OperationalError), pool.connection(timeout=0.05):
             pass
         until(lambda: not alive(database, backend), 2)

@@ -55,7 +55,7 @@ def test_a_revocation_costs_at_most_what_was_in_flight(no_leaks, make_pool, vaul
 
     assert all(cost.failed <= size and cost.late == 0 for cost in costs), (costs, clients.failures())
     assert sum(cost.failed for cost in costs) == len(clients.failed())
-    assert max(cost.dark for cost in costs) < 1.0, costs
+    assert max(cost.dark for cost in costs) < 5.0, costs
     assert [type(event) for event in seen].count(LeaseLost) == 5
     until(lambda: not database.roles() and not database.sessions())
     assert vault_server.leases() == []

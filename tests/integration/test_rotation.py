@@ -69,7 +69,7 @@ def test_rotations_fail_no_request_and_leave_nothing(no_leaks, database, source)
     assert not load.failures
     assert load.requests > 10 * rotations
     assert load.slow_finished > 5
-    assert load.longest_checkout < 1.0
+    assert load.longest_checkout < 5.0
     assert peak[0] <= 8 + overlap
     until(lambda: not database.sessions())
     assert database.roles() == []
