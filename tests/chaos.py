@@ -253,6 +253,12 @@ FAULTS = {
 }
 
 
+#: What a fault may lead to: the lease ends, and Vault drops the role before there can be another. Those in flight then
+#: are what an outage may cost; by `pool.run` none.
+LAPSE = "(a lease ended meanwhile)"
+CONSEQUENCES = FAULTS | {LAPSE: Fault(_nothing, _nothing, costs=True)}
+
+
 @dataclass
 class Tally:
     """What one fault has done."""
@@ -350,12 +356,28 @@ def run(kind: str, seed: int, seconds: float, pace: float = 1.0) -> Report:
             "roles": len(stage.database.roles()),
             "sessions": sum(session.user.startswith("v-") for session in stage.database.sessions()),
         }
-        violations = _judge(stage.load, stage.runners, spans, tallies, start)
+        lapses = _lapses(stage)
+        if lapses:
+            tallies[LAPSE] = Tally(len(lapses), len(lapses))
+        violations = _judge(stage.load, stage.runners, lapses + spans, tallies, start)
         rotations = stage.noted(events.PoolReplaced, since=0.0)
     left["threads"] = len(set(threading.enumerate()) - threads)
     requests = stage.load.requests + stage.runners.requests
     failed = len(stage.load.failed) + len(stage.runners.failed)
     return Report(seed, kind, requests, failed, tallies, violations, left, rotations)
+
+
+def _lapses(stage: Scene) -> list[tuple[float, float, str]]:
+    """From when to when no credential was in force, or none that was known to be."""
+    spans: list[tuple[float, float, str]] = []
+    lapsed_at = None
+    for at, event in stage.seen:
+        if isinstance(event, events.LeaseLapsed):
+            lapsed_at = at
+        elif isinstance(event, events.PoolReplaced) and lapsed_at is not None:
+            spans.append((lapsed_at, at, LAPSE))
+            lapsed_at = None
+    return spans
 
 
 def _wait_for_orphans(stage: Scene) -> None:
@@ -385,7 +407,9 @@ def _judge(
         guilty = [
             number
             for number, (first, last, name) in enumerate(spans)
-            if (FAULTS[name].costs_run if by_run else FAULTS[name].costs) and began <= last + GRACE and ended >= first
+            if began <= last + GRACE
+            and ended >= first
+            and (CONSEQUENCES[name].costs_run if by_run else CONSEQUENCES[name].costs)
         ]
         if guilty:
             costs[guilty[-1]] += 1
