@@ -13,6 +13,7 @@ import pytest
 
 from tests.role_source import RoleSource
 from vault_pool import ConfigurationError, ProofFailed, RenewalPolicy, VaultPool
+from vault_pool.runtime import tenant
 
 
 @pytest.fixture
@@ -86,6 +87,21 @@ def test_generations_that_retire_at_once_share_the_budget(no_leaks, make_pool, d
         for client in clients:
             client.finish()
         assert len(database.sessions()) <= 4
+
+
+def test_a_rotation_that_finds_no_room_says_so_and_holds_up_nothing(no_leaks, make_pool, source, monkeypatch):
+    """Its lease is given back, the one in force is looked after, and it is tried again."""
+    monkeypatch.setattr(tenant, "PROOF_TIMEOUT", 0.3)
+    with make_pool(overlap=1) as pool:
+        clients = [Client(pool) for _ in range(4)]
+        until(lambda: all(client.served.is_set() for client in clients))
+        pool.rotate()
+        with pytest.raises(ProofFailed, match="raise overlap"):
+            pool.rotate(timeout=10)
+        assert pool.status().generation == 2
+        for client in clients:
+            client.finish()
+        until(lambda: pool.status().generation == 3)
 
 
 def test_after_rotations_the_pool_shrinks_to_its_least(no_leaks, make_pool, database):

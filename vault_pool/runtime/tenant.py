@@ -125,7 +125,7 @@ class Tenant(Generic[CT]):
                 reraise=True,
             ):
                 with attempt:
-                    generation.prove(make, credential.user)
+                    generation.prove(make, credential.user, PROOF_TIMEOUT)
             # Where nobody serves, one connection is better than the wait for more of them.
             generation.open(OPENING_TIMEOUT, 1 if pool._current is None else pool.min_size)
         except BaseException:

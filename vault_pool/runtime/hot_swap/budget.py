@@ -4,10 +4,12 @@ How many server connections all generations of one holder may have.
 
 from __future__ import annotations
 
+import math
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from vault_pool.errors import ProofFailed
 from vault_pool.runtime import forking
 
 if TYPE_CHECKING:
@@ -79,12 +81,14 @@ class Budget:
                 self._generations.remove(generation)
             self.changed.notify_all()
 
-    def enter(self, generation: Generation[Any]) -> None:
+    def enter(self, generation: Generation[Any], timeout: float = math.inf) -> None:
         """
-        Wait for room for one more connection of *generation*; raise `Retired` when it is retired meanwhile, or barred.
+        Wait for room for one more connection of *generation*; raise `Retired` when it is retired meanwhile, or barred,
+        and `ProofFailed` when there is none within *timeout* seconds.
 
         Every `enter` that returns is followed by one `leave`.
         """
+        deadline = monotonic() + timeout
         with self.changed:
             while not (generation.retired or generation.barred):
                 opening = generation.opening
@@ -93,6 +97,12 @@ class Budget:
                 if pause <= 0 and self._in_use() < limit and not (opening and generation.connecting):
                     generation.connecting += 1
                     return
+                if monotonic() >= deadline:
+                    raise ProofFailed(
+                        f"there is no room for the login of a new generation: {self._in_use()} connections are open or "
+                        f"being opened, and max_size + overlap is {limit}; the log names who holds old ones, or raise "
+                        "overlap"
+                    )
                 self.changed.wait(min(RECOUNT, pause) if pause > 0 else RECOUNT)
         raise Retired
 

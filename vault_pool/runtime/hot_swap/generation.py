@@ -4,6 +4,7 @@ A pool bound to exactly one credential, and an exact count of its connections.
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -150,10 +151,10 @@ class Generation(Vouching[CT]):
         except IndexError:
             return self._connect(make)
 
-    def _connect(self, make: Callable[[], CT]) -> CT:
+    def _connect(self, make: Callable[[], CT], room_timeout: float = math.inf) -> CT:
         budget = self._budget
         assert budget is not None
-        budget.enter(self)
+        budget.enter(self, room_timeout)
         began = monotonic()
         try:
             conn = make()
@@ -181,14 +182,15 @@ class Generation(Vouching[CT]):
         if self.witness is not None and not self.retired:
             self.witness.suspect(self, Sign.REFUSAL if self.refusals == 1 else Sign.REFUSALS)
 
-    def prove(self, make: Callable[[], CT], expected_user: str) -> None:
+    def prove(self, make: Callable[[], CT], expected_user: str, room_timeout: float = math.inf) -> None:
         """
         Open the first connection and have it show that it is *expected_user*, and acts as the assumed role, if any.
 
-        The pool will adopt it. Raises `LoginFailed`, `ProofFailed`, or `ConfigurationError` where the role may not be
-        assumed. Only the thread that builds the generation calls this.
+        The pool will adopt it. Old generations may use up the budget: room is waited for *room_timeout* seconds, since
+        as long as it is waited for, the lease in force is not renewed. Raises `LoginFailed`, `ProofFailed`, or
+        `ConfigurationError` where the role may not be assumed. Only the thread that builds the generation calls this.
         """
-        conn = self._connect(make)
+        conn = self._connect(make, room_timeout)
         try:
             problem = not_proven(conn, expected_user, self.role)
         except psycopg.Error as error:
