@@ -57,6 +57,8 @@ class Watcher:
         self._handle: Handle | None = None
         self._running = False
         self._stopping = False
+        # How many pools have asked for it and not given it up; guarded by the lock of the table below.
+        self.users = 0
         forking.watch(self)
 
     def start_over(self) -> None:
@@ -491,20 +493,24 @@ _watchers_lock = forking.lock()
 
 def watcher_of(source: Source, policy: RenewalPolicy, runtime: Runtime, lookup_interval: float = math.inf) -> Watcher:
     """
-    Return the watcher of *source*; pools on one source share it, and so one lease. The first one's settings hold.
+    Return the watcher of *source*, to be given up by `forget`.
+
+    Pools on one source share it, and so one lease. The first one's settings hold.
     """
     with _watchers_lock:
         known = _watchers.get(id(source))
         if known is None:
             # It holds the source, so that no other can get its id while it is listed.
             known = _watchers[id(source)] = Watcher(source, policy, runtime, lookup_interval)
+        known.users += 1
         return known
 
 
 def forget(watcher: Watcher) -> None:
     """
-    Drop a watcher that nobody uses any more.
+    Give up a watcher; it is dropped when nobody uses it any more.
     """
     with _watchers_lock:
-        if not watcher._running and _watchers.get(id(watcher.source)) is watcher:
+        watcher.users -= 1
+        if not watcher.users and _watchers.get(id(watcher.source)) is watcher:
             del _watchers[id(watcher.source)]

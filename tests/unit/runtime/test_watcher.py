@@ -536,6 +536,10 @@ def test_one_watcher_a_source(source, runtime):
     first = watcher_of(source, policy, runtime)
     assert first is watcher_of(source, policy, runtime)
     forget(first)
+    # The second one is about to attach.
+    assert first is watcher_of(source, policy, runtime)
+    forget(first)
+    forget(first)
 
     assert first is not watcher_of(source, policy, runtime)
     forget(watcher_of(source, policy, runtime))
