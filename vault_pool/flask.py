@@ -13,9 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from flask import Flask, Response, current_app, g
+from flask import Flask, Response, current_app, g, request_finished
 from flask.cli import AppGroup, with_appcontext
-from psycopg import Connection, Error
+from psycopg import Connection, Error, Rollback
 from werkzeug.wsgi import ClosingIterator
 
 from vault_pool import ConfigurationError, VaultPool, VaultPoolError
@@ -62,7 +62,8 @@ class FlaskVaultPool:
         _pools.add(pool)
         # An application that is dropped, in a test suite for example; closing waits, so a thread does it.
         weakref.finalize(app, lambda: threading.Thread(target=pool.close).start()).atexit = False
-        app.after_request(self._keep_while_streaming)
+        # Not after_request: another function may follow there, and replace the response, or fail.
+        request_finished.connect(self._keep_while_streaming, app)
         app.teardown_appcontext(self._release)
         if _commands.name not in app.cli.commands:
             app.cli.add_command(_commands)
@@ -92,9 +93,10 @@ class FlaskVaultPool:
 
     def putconn(self, conn: Connection[Any]) -> None:
         """
-        Return a connection.
+        Return a connection to the pool that lent it; the context in which that was may be over.
         """
-        self.pool.putconn(conn)
+        home = getattr(conn, "_pool", None) or self.pool
+        home.putconn(conn)
 
     @property
     def conn(self) -> Connection[Any]:
@@ -105,21 +107,30 @@ class FlaskVaultPool:
         back. While a response is streamed it stays the same, until the last of it was sent.
         """
         loans = _loans()
-        loan = loans.get(self._name)
-        if loan is None:
-            pool = self.pool
-            loan = loans[self._name] = (pool, pool.getconn())
-        conn: Connection[Any] = loan[1]
-        return conn
+        checkout, conn, lent = loans.get(self._name, (None, None, None))
+        # With close_returns, the view may have given it back; by now it may be somebody else's.
+        if checkout is None or getattr(conn, "_loan", None) is not lent:
+            checkout = self.pool.connection()
+            conn = checkout.__enter__()
+            loans[self._name] = checkout, conn, conn._loan
+        found: Connection[Any] = conn
+        return found
 
-    def _keep_while_streaming(self, response: Response) -> Response:
+    def _keep_while_streaming(self, _app: Flask, response: Response, **_kwargs: Any) -> None:
         # Contexts end before a streamed body is made, unless stream_with_context keeps them, and then at both times.
-        # Error pages look streamed too: they were run as an application, which has ended.
-        if response.is_streamed and not isinstance(response.response, ClosingIterator):
-            loans = _loans()
+        # Error pages look streamed too: they were run as an application, which has ended. So do files, whose end the
+        # response never hears of, and which need no connection.
+        loans = _loans()
+        loans.pop(_STREAMED, None)
+        ended = response.direct_passthrough or isinstance(response.response, ClosingIterator)
+        if response.is_streamed and not ended:
             loans[_STREAMED] = True
-            response.call_on_close(lambda: self._give_back(loans))
-        return response
+            response.call_on_close(lambda: self._end_stream(loans))
+
+    def _end_stream(self, loans: dict[str, Any]) -> None:
+        # The context may live on, with further requests in it: tests have one around all of theirs.
+        loans.pop(_STREAMED, None)
+        self._give_back(loans)
 
     def _release(self, _error: BaseException | None) -> None:
         loans = _loans()
@@ -129,16 +140,9 @@ class FlaskVaultPool:
     def _give_back(self, loans: dict[str, Any]) -> None:
         # Popping is one atomic step: both ends may come, in any order.
         loan = loans.pop(self._name, None)
-        if loan is None:
-            return
-        pool, conn = loan
-        try:
-            # Here and not by the pool, which would warn of it.
-            conn.rollback()
-        except Error:
-            pass
-        finally:
-            pool.putconn(conn)
+        if loan is not None:
+            # Rolled back here and not by the pool, which would warn of it.
+            loan[0].__exit__(Rollback, None, None)
 
 
 _STREAMED = "(streamed)"

@@ -5,16 +5,19 @@ FlaskVaultPool: applications, requests, streams, commands.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import threading
 
 import flask
 import pytest
+import sqlalchemy as sa
 
 from tests.role_source import RoleSource
 from tests.swapping import swapping
 from vault_pool import ConfigurationError
 from vault_pool.flask import FlaskVaultPool
+from vault_pool.sqlalchemy import engine_options
 
 
 @pytest.fixture
@@ -94,6 +97,15 @@ def views(app, vault):
 
         return flask.Response(flask.stream_with_context(rows()))
 
+    @app.get("/file")
+    def file():
+        return flask.send_file(io.BytesIO(vault.conn.execute("SELECT 'a file'").fetchone()[0].encode()), "text/plain")
+
+    @app.get("/closed")
+    def closed():
+        vault.conn.close()
+        return str(vault.conn.execute("SELECT 1").fetchone()[0])
+
     @app.get("/stream-late")
     def stream_late():
         return flask.Response(flask.stream_with_context(str(vault.conn.execute("SELECT 1").fetchone()) for _ in "ab"))
@@ -163,6 +175,59 @@ def test_a_client_that_goes_away_frees_the_connection(make_app):
             next(iter(response.response))
         response.close()
         assert idle(app)
+
+
+def test_a_file_does_not_keep_the_connection(make_app):
+    """Servers close the file itself, and not the response around it."""
+    app, _ = make_app()
+    response = app.test_client().get("/file")
+
+    assert response.text == "a file"
+    response.close()
+    assert idle(app)
+
+
+@pytest.mark.parametrize("later", [lambda _: flask.Response("other"), lambda _: 1 / 0])
+def test_a_stream_that_is_not_sent_frees_the_connection(make_app, later):
+    """Another function of the application replaces the response after ours has seen it, or fails."""
+    app, _ = make_app()
+    app.after_request_funcs.setdefault(None, []).insert(0, later)
+    app.test_client().get("/stream").close()
+
+    assert idle(app)
+
+
+def test_a_context_around_requests_outlives_a_stream(make_app):
+    """Tests have one around all of theirs: what is borrowed in it after a streamed response comes back at its end."""
+    app, _ = make_app()
+    with app.app_context():
+        for path in ("/stream", "/user"):
+            app.test_client().get(path).close()
+    assert idle(app)
+
+
+def test_a_connection_that_a_view_gave_back_is_not_touched_again(make_app):
+    """With close_returns, close() gives it back: what the request uses after that is another checkout."""
+    app, vault = make_app(VAULT_POOL_CLOSE_RETURNS=True, VAULT_POOL_MAX_SIZE=1)
+    with app.app_context():
+        vault.conn.close()
+        with vault.connection() as other:
+            other.execute("INSERT INTO items (name) VALUES ('kept')")
+            app.do_teardown_appcontext()
+            assert other.info.transaction_status == other.info.transaction_status.INTRANS
+    assert app.test_client().get("/closed").text == "1"
+    assert idle(app)
+
+
+def test_an_engine_may_borrow_from_the_extension(make_app):
+    """Its connections come back also when the context in which they were obtained is over."""
+    app, vault = make_app()
+    engine = sa.create_engine("postgresql+psycopg://", **engine_options(vault))
+    with app.app_context():
+        connection = engine.connect()
+    connection.close()
+
+    assert idle(app)
 
 
 def test_outside_of_requests_the_context_of_the_application_counts(make_app):
