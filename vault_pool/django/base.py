@@ -7,7 +7,7 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
@@ -47,7 +47,9 @@ class DatabaseWrapper(Stock):
         """
         if self.alias == NO_DB_ALIAS:
             if self._no_db_pool is None:
-                self._no_db_pool = self._new_pool(min_size=0, max_size=1, timeout=_NO_DB_TIMEOUT, overlap=1)
+                self._no_db_pool = self._new_pool(
+                    name=NO_DB_ALIAS, min_size=0, max_size=1, timeout=_NO_DB_TIMEOUT, overlap=1
+                )
             return self._no_db_pool
         pool = _pools.get(self._place)
         # Two threads may make one each; the first one counts, and the other was never opened.
@@ -62,8 +64,6 @@ class DatabaseWrapper(Stock):
         template = type(self)({**self.settings_dict, "OPTIONS": {**self.settings_dict["OPTIONS"]}}, self.alias)
         template._is_connecting = True
         parameters = {**template.get_connection_params(), "autocommit": True}
-        if self.settings_dict["CONN_HEALTH_CHECKS"]:
-            arguments["check"] = DjangoPool.check_connection
         return new_pool(self.alias, self.settings_dict, kwargs=parameters, template=template, **arguments)
 
     def connect(self) -> None:
@@ -71,11 +71,12 @@ class DatabaseWrapper(Stock):
         Borrow a connection.
         """
         self._is_connecting = True
+        # Before: what has been borrowed stays, if a receiver of the signal fails.
+        _watch_thread(self)
         try:
             super().connect()
         finally:
             self._is_connecting = False
-        _watch_thread(self)
 
     def get_connection_params(self) -> dict[str, Any]:
         """
@@ -83,8 +84,12 @@ class DatabaseWrapper(Stock):
         """
         parameters: dict[str, Any] = super().get_connection_params()
         if not self._is_connecting:
-            self.pool.open()
-            with self.pool.connection() as conn:
+            held = self.connection
+            # The pool may have no second one for this thread.
+            if held is None or held.closed or held._pool.closed:
+                self.pool.open()
+                held = None
+            with self.pool.connection() if held is None else nullcontext(held) as conn:
                 parameters.update(user=conn.info.user, password=conn.info.password)
         return parameters
 
@@ -92,11 +97,16 @@ class DatabaseWrapper(Stock):
         # The pool has assumed it.
         return False
 
-    def _close(self) -> None:
-        super()._close()
-        if self._no_db_pool is not None:
+    def close(self) -> None:
+        """
+        Give the connection back; close the pool of this wrapper alone, also where it could not connect.
+        """
+        try:
+            super().close()
+        finally:
             pool, self._no_db_pool = self._no_db_pool, None
-            pool.close()
+            if pool is not None:
+                pool.close()
 
     def close_if_unusable_or_obsolete(self) -> None:
         """
@@ -139,10 +149,13 @@ class DatabaseWrapper(Stock):
     def end_pool(self) -> None:
         """
         Close the pool and all that it has, the lease included unless others use it; the next connection makes another.
+
+        So do those of other aliases for a database of this name: in tests, a replica is a mirror of its primary.
         """
-        pool = _pools.pop(self._place, None)
-        if pool is not None:
-            pool.close()
+        for place in list(_pools):
+            pool = _pools.pop(place, None) if place[1] == self.settings_dict["NAME"] else None
+            if pool is not None:
+                pool.close()
 
 
 _pools: dict[tuple[str, str], DjangoPool] = {}
@@ -151,8 +164,10 @@ _pools: dict[tuple[str, str], DjangoPool] = {}
 @atexit.register
 def _close_all() -> None:
     """
-    Close all pools: nobody tells Django that a process ends.
+    Close all pools: nobody tells Django that a process ends, and this thread may have a connection still.
     """
+    if hasattr(_here, "thread"):
+        _here.thread.close()
     for pool in list(_pools.values()):
         pool.close()
 
@@ -169,6 +184,12 @@ class _Thread:
         self.wrappers: weakref.WeakSet[DatabaseWrapper] = weakref.WeakSet()
 
     def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """
+        Have the wrappers of this thread give back what they have.
+        """
         for wrapper in list(self.wrappers):
             with suppress(Exception):
                 wrapper.close()

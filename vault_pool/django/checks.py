@@ -30,7 +30,8 @@ def check_databases(**_kwargs: Any) -> list[CheckMessage]:
 
 def _messages(alias: str, database: dict[str, Any]) -> Iterator[CheckMessage]:
     try:
-        new_pool(alias, database, template=None)
+        # Not by the name of the one that is used: `VaultPool.find` would find this.
+        new_pool(alias, database, template=None, name=f"{alias} (checked)")
     except ImproperlyConfigured as error:
         yield Error(
             str(error), hint="`python -m vault_pool.settings` lists the settings of VAULT.", id="vault_pool.E001"

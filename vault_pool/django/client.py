@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,7 +40,7 @@ class DatabaseClient(Stock):
         vault = {str(key).lower(): value for key, value in (settings_dict.get("VAULT") or {}).items()}
         role = settings_dict["OPTIONS"].get("assume_role") or vault.get("assume_role")
         if role:
-            options = settings_dict["OPTIONS"].get("options", "")
+            options = settings_dict["OPTIONS"].get("options") or os.environ.get("PGOPTIONS", "")
             escaped = str(role).replace("\\", "\\\\").replace(" ", "\\ ")
             env = {**(env or {}), "PGOPTIONS": f"{options} -c role={escaped}".strip()}
         return args, env

@@ -63,15 +63,19 @@ def _made(alias: str, database: Mapping[str, Any], arguments: dict[str, Any]) ->
         return problem
     settings = dict(database["VAULT"])
     names = {str(key).lower() for key in settings}
-    arguments = {**({} if "name" in names else {"name": alias}), **arguments}
     # In capitals where VAULT is, so that errors are too.
     capitals = all(str(key).isupper() for key in settings)
     for key, value in _options(database).items():
         if key in names:
             return f"{place}: {key} is in VAULT and in OPTIONS: remove one of them"
         settings[key.upper() if capitals else key] = value
+        names.add(key)
+    ours: dict[str, Any] = {"name": alias}
+    if database.get("CONN_HEALTH_CHECKS"):
+        ours["check"] = DjangoPool.check_connection
+    ours = {key: value for key, value in ours.items() if key not in names}
     try:
-        return DjangoPool.from_config(settings, **arguments)
+        return DjangoPool.from_config(settings, **{**ours, **arguments})
     except ConfigurationError as error:
         return f"{place}['VAULT']: {error}"
 
@@ -87,8 +91,9 @@ def _problem(place: str, database: Mapping[str, Any]) -> str:
     held += [f"['OPTIONS'][{key!r}]" for key in _FORBIDDEN_OPTIONS if options.get(key)]
     if held:
         return f"{place}{held[0]} cannot be used with VAULT, which brings the user and the password: remove it"
-    if {"conninfo", "kwargs"} & {str(key).lower() for key in settings}:
-        return f"{place}['VAULT'] cannot say where the database is: HOST, PORT, NAME and OPTIONS beside it do"
+    for section, given in (("['VAULT']", settings), ("['OPTIONS']['pool']", options.get("pool"))):
+        if isinstance(given, Mapping) and {"conninfo", "kwargs"} & {str(key).lower() for key in given}:
+            return f"{place}{section} cannot say where the database is: HOST, PORT, NAME and OPTIONS beside it do"
     return ""
 
 

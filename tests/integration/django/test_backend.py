@@ -13,12 +13,16 @@ import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
+from django.db.backends.signals import connection_created
 from django.db.utils import ConnectionHandler, OperationalError
 
 from tests.role_source import RoleSource
 from tests.swapping import swapping
-from vault_pool import Token, Vault
+from vault_pool import Token, Vault, VaultPool
+from vault_pool.django import base
 from vault_pool.django.checks import check_databases
+from vault_pool.django.client import DatabaseClient
+from vault_pool.django.settings import new_pool
 
 if not settings.configured:
     settings.configure(USE_TZ=True, TIME_ZONE="UTC", INSTALLED_APPS=["vault_pool.django"], DATABASES={})
@@ -79,6 +83,17 @@ def test_sizes_may_stand_in_options(connect):
     assert ask(connection, "SHOW application_name") == "shop"
 
 
+def test_options_of_the_pool_go_before_what_django_says(connect):
+    """A name, and a check beside CONN_HEALTH_CHECKS, are as they were given."""
+    looks = []
+    pool = {"name": "mine", "check": looks.append}
+    connection = connect(CONN_HEALTH_CHECKS=True, OPTIONS={"pool": pool})["default"]
+    ask(connection, "SELECT 1")
+
+    assert connection.pool.name == "mine"
+    assert looks
+
+
 def test_a_role_is_assumed_without_a_deadlock(connect, shop):
     """Django's own backend cannot open a pool with assume_role; here objects belong to the role."""
     connection = connect(OPTIONS={"pool": True, "assume_role": shop.group})["default"]
@@ -120,6 +135,67 @@ def test_a_thread_that_ends_without_closing_gives_its_connection_back(connect):
     assert len(users) == 5
     stats = handler["default"].pool.get_stats()
     assert stats["pool_available"] == stats["pool_size"]
+
+
+def test_a_thread_whose_connection_was_refused_by_a_receiver_gives_it_back(connect):
+    """A receiver of connection_created fails when the connection is there already."""
+    handler = connect()
+
+    def refuse(**_):
+        raise LookupError
+
+    def work():
+        with pytest.raises(LookupError):
+            ask(handler["default"], "SELECT 1")
+
+    connection_created.connect(refuse)
+    try:
+        for _ in range(4):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    finally:
+        connection_created.disconnect(refuse)
+
+    assert ask(handler["default"], "SELECT 1") == 1
+
+
+def test_a_process_that_ends_does_not_wait_for_itself(connect):
+    """What its main thread still has, by CONN_MAX_AGE for example, is given back first."""
+    connection = connect(CONN_MAX_AGE=None)["default"]
+    ask(connection, "SELECT 1")
+    began = time.monotonic()
+    base._close_all()
+
+    assert time.monotonic() - began < 3  # it would wait for 5 s
+    assert connection.pool._source.dropped
+
+
+def test_the_pools_of_mirrors_end_with_their_primarys(connect, shop):
+    """A test database cannot be dropped while a replica's pool has sessions in it."""
+    handler = connect({alias: section(shop) for alias in ("default", "replica")})
+    for connection in handler.all():
+        ask(connection, "SELECT 1")
+        connection.close()
+    pools = [connection.pool for connection in handler.all()]
+    handler["default"].end_pool()
+
+    assert all(pool.closed for pool in pools)
+
+
+def test_a_connection_to_no_database_leaves_no_pool(connect, shop, monkeypatch):
+    """Also where it cannot be made: Django goes on to another database, and nobody closes a wrapper twice."""
+    monkeypatch.setattr(base, "_NO_DB_TIMEOUT", 0.5)
+    shop.superuser_execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
+    connection = connect()["default"]
+    made = []
+    monkeypatch.setattr(base, "new_pool", lambda *args, **kwargs: made.append(new_pool(*args, **kwargs)) or made[-1])
+    with pytest.raises(OperationalError), pytest.warns(RuntimeWarning, match="postgres"), connection._nodb_cursor():
+        pass
+    shop.superuser_execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
+
+    assert [pool.name for pool in made] == ["__no_db__"]
+    assert made[0].closed
 
 
 def test_a_thread_that_ends_in_a_transaction_rolls_back(connect, shop):
@@ -217,6 +293,18 @@ def test_other_tools_get_the_credential_of_now(connect):
     connection._is_connecting = False
 
 
+def test_the_credential_of_now_needs_no_second_connection(connect):
+    """A thread that has the pool's only connection may ask as well; once that is old, the successor's is told."""
+    connection = connect(vault={"MAX_SIZE": 1, "TIMEOUT": 3})["default"]
+    first = ask(connection, "SELECT current_user")
+    assert connection.get_connection_params()["user"] == first
+    connection.pool.rotate()
+    deadline = time.monotonic() + 5
+    while not connection.connection._pool.closed and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert connection.get_connection_params()["user"] == connection.pool.status().user != first
+
+
 def test_a_database_that_has_no_connection_left_is_an_operational_error(connect):
     """PoolTimeout arrives as Django's own error."""
     handler = connect(vault={"MAX_SIZE": 1, "TIMEOUT": 0.3})
@@ -286,6 +374,10 @@ def test_queries_go_on_while_the_credential_changes(connect):
         ({"PASSWORD": "x"}, "DATABASES['default']['PASSWORD'] cannot be used with VAULT"),
         ({"OPTIONS": {"service": "x"}}, "DATABASES['default']['OPTIONS']['service'] cannot be used with VAULT"),
         ({"vault": {"CONNINFO": "dbname=x"}}, "DATABASES['default']['VAULT'] cannot say where the database is"),
+        (
+            {"OPTIONS": {"pool": {"kwargs": {}}}},
+            "DATABASES['default']['OPTIONS']['pool'] cannot say where the database",
+        ),
         ({"vault": {"MAXSIZE": 1}}, "DATABASES['default']['VAULT']: MAXSIZE is no setting: did you mean MAX_SIZE?"),
         ({"vault": {"MIN_SIZE": "x"}}, "DATABASES['default']['VAULT']: MIN_SIZE must be a whole number"),
         ({"OPTIONS": {"pool": {"min_size": 1}}}, "DATABASES['default']: min_size is in VAULT and in OPTIONS"),
@@ -312,3 +404,21 @@ def test_a_dynamic_role_that_would_own_tables_is_warned_of(shop, monkeypatch):
     assert [message.id for message in check_databases()] == ["vault_pool.W001"]
     vault["ASSUME_ROLE"] = "owner"
     assert check_databases() == []
+
+
+def test_dbshell_keeps_the_options_of_the_environment(monkeypatch):
+    """The assumed role is added to PGOPTIONS, as it is to those of the pool's own sessions."""
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=shop")
+    settings_dict = {"OPTIONS": {}, "VAULT": {"ASSUME_ROLE": "owner"}}
+    _, env = DatabaseClient.settings_to_cmd_args_env(settings_dict, [])
+
+    assert env["PGOPTIONS"] == "-c search_path=shop -c role=owner"
+
+
+def test_checks_leave_names_alone(connect, monkeypatch):
+    """A pool that is used is still found by its name after them."""
+    handler = connect()
+    pool = handler["default"].pool
+    monkeypatch.setattr(settings, "DATABASES", handler.settings)
+    assert check_databases() == []
+    assert VaultPool.find("default") is pool
