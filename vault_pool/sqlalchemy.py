@@ -8,11 +8,15 @@ The plugin does it by the URL alone, ``create_engine("postgresql+psycopg://db/ap
 from __future__ import annotations
 
 import atexit
+import weakref
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Protocol
 
+import psycopg
 import sqlalchemy
 from psycopg.adapt import AdaptersMap
+from psycopg.rows import tuple_row
 from sqlalchemy import Engine, NullPool, event
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import URL, CreateEnginePlugin
@@ -30,6 +34,9 @@ _INSTEAD = {
     "pool_use_lifo": "nothing: ours lends what came back last",
 }
 _VISIT = "_vault_pool_visit"
+# What SQLAlchemy, or a listener of its events, sets of a connection.
+_MODES = ("autocommit", "isolation_level", "read_only", "deferrable", "row_factory", "prepare_threshold")
+_modes = attrgetter(*_MODES)
 
 
 class Lender(Protocol):
@@ -73,6 +80,7 @@ def attach(engine: Engine, pool: Lender | str | None = None) -> None:
     engine.dialect.do_close = lending.give_back  # type: ignore[assignment, method-assign]
     engine.dialect.do_terminate = lending.discard  # type: ignore[assignment, method-assign]
     event.listen(engine, "do_connect", lending.lend)
+    event.listen(engine, "detach", lending.detach)
     event.listen(engine, "engine_disposed", lending.dispose)
 
 
@@ -87,7 +95,7 @@ class VaultPoolPlugin(CreateEnginePlugin):
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         named = url.query.get("vault_pool")
         self._pool: Lender | str | None = kwargs.pop("vault_pool", None) or (named if isinstance(named, str) else None)
-        _sound(url, kwargs)
+        _sound(url, kwargs, lent=self._pool is not None and not isinstance(self._pool, str))
         kwargs["poolclass"] = NullPool
 
     def update_url(self, url: URL) -> URL:
@@ -107,9 +115,9 @@ class VaultPoolPlugin(CreateEnginePlugin):
 plugins.register(_PLUGIN, __name__, VaultPoolPlugin.__name__)
 
 
-def _sound(url: URL, kwargs: Mapping[str, Any]) -> None:
+def _sound(url: URL, kwargs: Mapping[str, Any], *, lent: bool = False) -> None:
     """
-    Raise `ConfigurationError` for what a pool of ours cannot follow.
+    Raise `ConfigurationError` for what a pool of ours cannot follow; *lent* where that is made already.
     """
     backend, _, driver = url.drivername.partition("+")
     plain = "psycopg2" if sqlalchemy.__version__ < "2.1" else "psycopg"
@@ -127,6 +135,8 @@ def _sound(url: URL, kwargs: Mapping[str, Any]) -> None:
         text = f"{given[0]} is for SQLAlchemy's own pool: remove it, and set {_INSTEAD[given[0]]} of the VaultPool"
     elif made:
         text = f"{made[0]} and the plugin vault_pool exclude each other: both say where connections come from"
+    elif lent and kwargs.get("connect_args"):
+        text = "connect_args is for connections that SQLAlchemy makes: remove it, and set kwargs of the VaultPool"
     del url, kwargs
     if text:
         raise ConfigurationError(text)
@@ -136,13 +146,16 @@ class _Visit:
     """
     What a connection has to be given back as: SQLAlchemy changes it for its own use, with each checkout.
 
-    Its listeners for notices would grow without end, and its adapters are not those of who borrows it next.
+    Its listeners for notices would grow without end, and its adapters, its isolation level and the like are not those
+    of who borrows it next.
     """
 
-    __slots__ = ("adapters", "notice_handlers", "notify_handlers", "pool")
+    __slots__ = ("adapters", "modes", "notice_handlers", "notify_handlers", "pool", "stranded")
 
-    def __init__(self, conn: Any, pool: Lender) -> None:
+    def __init__(self, conn: Any, pool: Lender, stranded: weakref.finalize[..., Any]) -> None:
         self.pool = pool
+        self.stranded = stranded
+        self.modes = _modes(conn)
         self.adapters = conn._adapters
         self.notice_handlers = list(conn._notice_handlers)
         self.notify_handlers = list(conn._notify_handlers)
@@ -151,10 +164,26 @@ class _Visit:
         """
         Give *conn* back as it was.
         """
+        self.stranded.detach()
         conn._adapters = self.adapters
         conn._notice_handlers[:] = self.notice_handlers
         conn._notify_handlers[:] = self.notify_handlers
+        if not conn.closed and _modes(conn) != self.modes:
+            _set_modes(conn, self.modes)
         self.pool.putconn(conn)
+
+
+def _set_modes(conn: Any, modes: tuple[Any, ...]) -> None:
+    """
+    Have *conn* be as *modes* say; end it where that is not possible.
+    """
+    try:
+        # SQLAlchemy was told to leave a transaction open: in it, they could not be changed.
+        conn.rollback()
+        for name, value in zip(_MODES, modes, strict=True):
+            setattr(conn, name, value)
+    except psycopg.Error:
+        conn.pgconn.finish()
 
 
 class _Lending:
@@ -168,16 +197,23 @@ class _Lending:
         # At most one, by the name of whom it is for: `setdefault` is atomic, and a lock would be inherited by forks.
         self._own: dict[str | None, VaultPool[Any]] = {}
 
-    def lend(self, _dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> Any:
+    def lend(self, _dialect: Any, record: Any, _args: Any, parameters: dict[str, Any]) -> Any:
         """
-        Return a connection, in the place of ``psycopg.connect`` (SQLAlchemy's event ``do_connect``).
+        Return a connection, in the place of ``psycopg.connect`` (SQLAlchemy's event ``do_connect``), and as that makes
+        them: the pool may lend them to others with rows that are dicts, and in autocommit.
         """
         pool = self._found(parameters)
         if isinstance(pool, VaultPool) and pool.closed:
             # Attempts go on in the background; the checkout waits for them.
             pool.open(wait=False)
         conn = pool.getconn()
-        setattr(conn, _VISIT, _Visit(conn, pool))
+        # Before SQLAlchemy 2.1.9, nobody gives back what it was lent where a listener of its event "connect" fails.
+        stranded = weakref.finalize(record, self.discard, conn)
+        stranded.atexit = False
+        setattr(conn, _VISIT, _Visit(conn, pool, stranded))
+        conn.row_factory = parameters.get("row_factory", tuple_row)
+        if conn.autocommit != parameters.get("autocommit", False):
+            conn.autocommit = not conn.autocommit
         context = parameters.get("context")
         if context is not None:
             # The dialect's: psycopg's `connect` would have taken them from there.
@@ -200,6 +236,14 @@ class _Lending:
         """
         conn.pgconn.finish()
         self.give_back(conn)
+
+    def detach(self, conn: Any, _record: Any) -> None:
+        """
+        Leave *conn* to the application, which has taken it out of SQLAlchemy's hands (its event ``detach``).
+        """
+        visit = conn.__dict__.get(_VISIT)
+        if visit is not None:
+            visit.stranded.detach()
 
     def dispose(self, _engine: Engine) -> None:
         """

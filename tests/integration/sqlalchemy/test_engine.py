@@ -11,8 +11,9 @@ import time
 import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
-from sqlalchemy import orm
+from sqlalchemy import event, orm
 from sqlalchemy.dialects.postgresql import JSONB
 
 from tests.swapping import pool_of, swapping
@@ -139,6 +140,69 @@ def test_what_sqlalchemy_changes_is_undone_for_others(ours, pool):
         assert conn._notice_handlers == []
 
 
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
+def test_the_isolation_level_of_an_engine_is_not_that_of_others(ours, pool, shop, level):
+    """SQLAlchemy sets it when it connects, and never back; here the next borrower has a transaction like any other."""
+    with ours(isolation_level=level).connect() as connection:
+        session = connection.connection.dbapi_connection
+        assert session.autocommit if level == "AUTOCOMMIT" else connection.get_isolation_level() == level
+    with pytest.raises(LookupError), pool.connection() as conn:
+        assert conn.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+        conn.execute("INSERT INTO items (name) VALUES ('undone')")
+        raise LookupError
+
+    assert shop.execute("SELECT count(*) FROM items WHERE name = 'undone'") == [(0,)]
+
+
+def test_what_a_listener_changes_is_undone_for_others(ours, pool):
+    """Also in a transaction that SQLAlchemy was told to leave open."""
+    engine = ours(pool_reset_on_return=None)
+
+    @event.listens_for(engine, "connect")
+    def change(conn, _record):
+        conn.read_only = True
+        conn.row_factory = dict_row
+        conn.prepare_threshold = None
+
+    raw = engine.raw_connection()
+    raw.cursor().execute("SELECT 1")
+    raw.close()
+    with pool.connection() as conn:
+        assert (conn.read_only, conn.prepare_threshold) == (None, 5)
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_an_engine_has_transactions_and_rows_of_its_own(shop):
+    """A pool whose other borrowers have autocommit and rows that are dicts serves it as psycopg.connect would."""
+    with pool_of(shop, kwargs={"autocommit": True, "row_factory": dict_row}) as pool:
+        engine = sa.create_engine(url(shop), **engine_options(pool))
+        with pytest.raises(LookupError), engine.begin() as connection:
+            connection.execute(sa.text("INSERT INTO items (name) VALUES ('half')"))
+            raise LookupError
+        with engine.connect() as connection:
+            assert connection.execute(sa.text("SELECT name FROM items WHERE name = 'half'")).fetchall() == []
+            assert connection.execute(sa.text("SELECT 1")).fetchall() == [(1,)]
+        with pool.connection() as conn:
+            assert conn.autocommit
+            assert conn.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+
+
+def test_a_listener_that_fails_loses_no_slot(ours):
+    """SQLAlchemy before 2.1.9 forgets a connection whose event "connect" fails."""
+    engine = ours()
+
+    def fail(_conn, _record):
+        raise LookupError
+
+    event.listen(engine, "connect", fail)
+    for _ in range(4):
+        with pytest.raises(LookupError):
+            engine.connect()
+    event.remove(engine, "connect", fail)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+
+
 def test_isolation_levels_are_per_checkout(ours):
     """AUTOCOMMIT of one borrower is not that of the next."""
     engine = ours()
@@ -150,9 +214,11 @@ def test_isolation_levels_are_per_checkout(ours):
 
 
 def test_a_detached_connection_is_given_back_by_its_close(ours, pool):
-    """detach() takes it from SQLAlchemy's pool; closing it is the same as ever."""
+    """detach() takes it from SQLAlchemy's pool; it goes on, and closing it is the same as ever."""
     connection = ours().connect()
     connection.detach()
+    gc.collect()
+    assert connection.scalar(sa.text("SELECT 1")) == 1
     connection.close()
 
     assert pool.get_stats()["pool_available"] == 1
@@ -284,6 +350,12 @@ def test_engines_that_cannot_follow_are_refused(address, options, text):
 
     assert text in str(caught.value)
     assert "secret-of-the-url" not in str(caught.value)
+
+
+def test_arguments_of_connections_that_are_made_already_are_refused(shop, pool):
+    """They would be ignored."""
+    with pytest.raises(ConfigurationError, match=r"connect_args is for .* set kwargs of the VaultPool"):
+        sa.create_engine(url(shop), connect_args={"options": "-c search_path=shop"}, **engine_options(pool))
 
 
 def test_an_engine_with_a_pool_of_its_own_is_not_attached(shop, pool):
