@@ -40,7 +40,7 @@ class Client:
     def run(self):
         while not self.done.wait(0.05):
             try:
-                with self.pool.connection(timeout=2) as connection:
+                with self.pool.connection(timeout=10) as connection:
                     connection.execute("select current_user")
             except PoolError as error:
                 self.failures.append(repr(error))
