@@ -355,6 +355,23 @@ def test_a_return_that_the_closing_pool_would_forget_is_closed(conninfo):
     pool.close()
 
 
+def test_the_reaper_may_pass_by_while_a_connection_comes_back(conninfo, monkeypatch):
+    """What a closing pool forgot is closed, but not what psycopg_pool is just being given: it would raise."""
+    pool = HotSwapPool(conninfo, min_size=1, max_size=1, reset=lambda conn: None, open=True)
+    with pool.connection() as conn:
+        generation = conn._generation
+        check = generation.pool._check_pool_putconn
+
+        def pass_by(returned):
+            generation.reclaim()
+            check(returned)
+
+        monkeypatch.setattr(generation.pool, "_check_pool_putconn", pass_by)
+    pool.wait()
+    assert pool.get_stats().get("returns_bad", 0) == 0
+    pool.close()
+
+
 def test_swapping_from_a_worker_of_the_pool_works(conninfo):
     """A pool cannot close itself from its own worker: the reaper does."""
     swapped = threading.Event()

@@ -30,7 +30,7 @@ from vault_pool.runtime.hot_swap.tracking import dismiss, take_back, track
 from vault_pool.runtime.hot_swap.vouching import Vouching
 
 _BAD = int(ConnStatus.BAD)
-_putconn = ConnectionPool.putconn
+_stock_putconn = ConnectionPool.putconn
 #: As ``max_waiting`` of a pool: whoever finds no connection is turned away instead of queued.
 NOBODY_WAITS = -1
 
@@ -320,13 +320,17 @@ class GenerationPool(ConnectionPool[CT]):
         if getattr(conn, "_suspect", False) and not self.generation.look_at(conn):
             return
         if conn.pgconn.status == _BAD:
-            _putconn(self, conn)
+            _stock_putconn(self, conn)
             # Nobody else has it: it leaves the pool's state for good, and frees its descriptor now.
             dismiss(conn)
             return
+        _stock_putconn(self, conn)
+
+    def _putconn(self, conn: CT, from_getconn: bool) -> None:
+        # Not earlier: what is noted here the reaper may close at any moment, and psycopg_pool would not know it again.
         if self._reset:
             self.generation.resetting[id(conn)] = conn
-        _putconn(self, conn)
+        super()._putconn(conn, from_getconn)
 
     def _shrink_pool(self) -> None:
         if not self.generation.lapsed:
