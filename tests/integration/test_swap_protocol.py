@@ -306,15 +306,23 @@ def test_the_limit_of_waiting_clients_is_not_for_those_who_moved(make, conninfo)
     until(lambda: pool.get_stats().get("requests_waiting") == 3)
     with pytest.raises(TooManyRequests):
         pool.getconn()
+    assert pool.max_waiting == 1
+    pool.max_waiting = 2
+    assert pool.max_waiting == 2
+    another = Client(pool)
+    until(lambda: pool.get_stats().get("requests_waiting") == 4)
+    with pytest.raises(TooManyRequests):
+        pool.getconn()
     second_pool.putconn(conn)
-    for client in (*queued, new):
+    for client in (*queued, new, another):
         client.release.set()
-    for client in (*queued, new, holder):
+    for client in (*queued, new, another, holder):
         client.finish()
 
-    assert [client.error for client in (*queued, new)] == [None] * 3
-    assert second_pool.max_waiting == 1
+    assert [client.error for client in (*queued, new, another)] == [None] * 4
+    assert second_pool.max_waiting == 2
     pool.close()
+    assert pool.max_waiting == 2
 
 
 def test_who_still_holds_a_connection_is_named(conninfo, caplog):

@@ -31,6 +31,7 @@ from vault_pool.runtime.hot_swap.vouching import Vouching
 
 _BAD = int(ConnStatus.BAD)
 _stock_putconn = ConnectionPool.putconn
+MAX_WAITING = "max_waiting"
 #: As ``max_waiting`` of a pool: whoever finds no connection is turned away instead of queued.
 NOBODY_WAITS = -1
 
@@ -80,6 +81,9 @@ class Generation(Vouching[CT]):
         # Returned, and not yet seen by the worker that runs the application's ``reset``.
         self.resetting: dict[int, CT] = {}
         self._registry: dict[int, weakref.ref[CT]] = {}
+        # Clients that another generation has sent on, and what the application set: the pool's differs by either.
+        self._guests = 0
+        self._max_waiting = pool.max_waiting
         if budget is not None:
             budget.add(self)
         forking.watch(self)
@@ -95,6 +99,42 @@ class Generation(Vouching[CT]):
         self.retired = self.pool._opened
         self.connecting = 0
         self.on_finished = None
+
+    # --- Settings: under the holder's lock, as is `begin_retiring` --------------------------------------
+
+    def setting(self, name: str) -> Any:
+        """
+        Return the setting *name* of the pool, as the application made it.
+        """
+        value = getattr(self.pool, name)
+        if name != MAX_WAITING:
+            return value
+        if self.retired:
+            return self._max_waiting
+        return value - self._guests if value > 0 else value
+
+    def change(self, name: str, value: Any) -> None:
+        """
+        Make *value* the setting *name* of the pool.
+        """
+        if name == MAX_WAITING:
+            self._max_waiting = value
+            if self.retired:
+                return
+            value += self._guests if value > 0 else 0
+        setattr(self.pool, name, value)
+
+    def count_guests(self, more: int) -> None:
+        """
+        Count *more* clients, or fewer, that another generation has sent on: ``max_waiting`` is not for them.
+
+        The limit is raised by their number while they are at it, so it holds for all others.
+        """
+        self._guests += more
+        if self.pool.max_waiting > 0:
+            self.pool.max_waiting += more
+
+    # --- Connections -------------------------------------------------------------------------------------
 
     def register(self, conn: CT) -> None:
         """
@@ -259,6 +299,8 @@ class Generation(Vouching[CT]):
         ``max_waiting`` is read under the pool's own lock by whoever would queue, so a client that has passed the
         check of ``closed`` is either turned away or in the queue before ``close()`` looks at it: none is lost.
         """
+        if not self.retired:
+            self._max_waiting = self.setting(MAX_WAITING)
         self.retired = True
         self.opening = False
         self.pool.max_waiting = NOBODY_WAITS

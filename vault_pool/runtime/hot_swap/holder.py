@@ -22,7 +22,7 @@ from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.blueprint import Blueprint
 from vault_pool.runtime.hot_swap.budget import Budget
 from vault_pool.runtime.hot_swap.checkout import NOT_SERVED, Checkout, NotServed
-from vault_pool.runtime.hot_swap.generation import NOBODY_WAITS, Generation, GenerationPool
+from vault_pool.runtime.hot_swap.generation import Generation, GenerationPool
 from vault_pool.runtime.hot_swap.reaper import Reaper
 from vault_pool.runtime.hot_swap.surface import REQUESTS_ERRORS, Surface, counters
 
@@ -401,14 +401,9 @@ class HotSwapPool(Surface[CT]):
     def _getconn_moved(self, generation: Generation[CT], timeout: float) -> CT:
         """
         Check out for a client that another generation has sent on: the limit of waiting clients is not for it.
-
-        The limit is raised by the number of such clients while they are at it, so it holds for all others.
         """
-        pool = generation.pool
         with self._lock:
-            limited = pool.max_waiting > 0 and not generation.retired
-            if limited:
-                pool.max_waiting += 1
+            generation.count_guests(1)
         deadline = monotonic() + timeout
         try:
             conn = generation.getconn(timeout)
@@ -416,10 +411,8 @@ class HotSwapPool(Surface[CT]):
                 conn = generation.vouch(conn, deadline)
             return conn
         finally:
-            if limited:
-                with self._lock:
-                    if pool.max_waiting != NOBODY_WAITS:
-                        pool.max_waiting -= 1
+            with self._lock:
+                generation.count_guests(-1)
 
     def putconn(self, conn: CT) -> None:
         """

@@ -85,13 +85,13 @@ class Surface(Generic[CT]):
 
     def _setting(self, name: str) -> Any:
         current = self._current
-        return self._blueprint.setting(name) if current is None else getattr(current.pool, name)
+        return self._blueprint.setting(name) if current is None else current.setting(name)
 
     def _set(self, name: str, value: Any) -> None:
         with self._lock:
             self._blueprint = self._blueprint.changed(name, value)
             if self._current is not None:
-                setattr(self._current.pool, name, value)
+                self._current.change(name, value)
 
     @property
     def name(self) -> str:
