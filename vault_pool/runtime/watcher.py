@@ -57,6 +57,8 @@ class Watcher:
         self._handle: Handle | None = None
         self._running = False
         self._stopping = False
+        # The last pool has left, and nobody came since.
+        self._deserted = False
         # How many pools have asked for it and not given it up; guarded by the lock of the table below.
         self.users = 0
         forking.watch(self)
@@ -66,7 +68,7 @@ class Watcher:
         Watch nothing any more: in a child of fork, the lease is the parent's.
         """
         forking.renew(self._changed)
-        self._running = False
+        self._running = self._deserted = False
 
     def __repr__(self) -> str:
         return f"<Watcher of {self.source.name!r}: {self._state.phase.value}>"
@@ -83,7 +85,7 @@ class Watcher:
             # All of it under the lock, or who detaches meanwhile would end what has not begun yet.
             self._holders.add(holder)
             if not self._running:
-                self._running = True
+                self._running, self._deserted = True, False
                 self._runtime.acquire()
                 self.source.attach(self._runtime, self.wake)
         self.wake()
@@ -108,13 +110,17 @@ class Watcher:
                 # Somebody came while we were at it: the watch goes on, with a lease of its own.
                 self.wake()
                 return
-            self._running = False
+            self._running, self._deserted = False, True
             if self._handle is not None:
                 self._handle.cancel()
             left = self._endings.forget()
         for state in left:
-            logger.warning("%s: a lease was not revoked in time, and will lapse: %s", self.source.name, _name(state))
+            self._left_to_time(state)
         self._leave(deadline)
+
+    def _left_to_time(self, state: LeaseState) -> None:
+        name = "none" if state.lease is None else state.lease.lease_id
+        logger.warning("%s: a lease was not revoked in time, and will lapse: %s", self.source.name, name)
 
     def _leave(self, deadline: float) -> None:
         """
@@ -281,6 +287,23 @@ class Watcher:
         except Exception as error:
             logger.exception("%s: unexpected error", self.source.name)
             self._failed(error)
+        if self._deserted:
+            self._end_late()
+
+    def _end_late(self) -> None:
+        """
+        Have revoked what a request brought after `detach` had stopped waiting for it.
+        """
+        with self._lock:
+            late = self._endings.forget() if self._deserted else []
+        for state in late:
+            if state.lease is None or state.phase is machine.Phase.ENDED:
+                continue
+            try:
+                self.source.revoke(state.lease)
+            except Exception as error:  # noqa: BLE001 - a source of the application's own may raise anything
+                logger.debug("%s: %s", self.source.name, error)
+                self._left_to_time(state)
 
     def _read(self) -> None:
         try:
@@ -339,7 +362,7 @@ class Watcher:
             self._credential = issued.credential
             self._foretell()  # before the first client is served, not at the next step
             number = self._holders.install(prepared, issued.lease.lease_id, partial(self._finished, ending))
-            if self._stopping:
+            if self._stopping or self._deserted:
                 self._surrender()
         return number
 
@@ -481,10 +504,6 @@ class Watcher:
 
     def _tell(self, event: events.Event) -> None:
         self._holders.emit(event)
-
-
-def _name(state: LeaseState) -> str:
-    return "none" if state.lease is None else state.lease.lease_id
 
 
 _watchers: dict[int, Watcher] = forking.table()

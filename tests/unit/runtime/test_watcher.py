@@ -520,6 +520,32 @@ def test_the_last_pool_waits_for_no_renewal(no_leaks):
     assert not closing.is_alive()
 
 
+@pytest.mark.parametrize("moment", ["read", "prepare"])
+def test_what_comes_after_the_last_pool_has_left_is_revoked(no_leaks, moment):
+    """Vault, or the database, hangs while close() waits; the lease comes when nobody waits any more."""
+    source, pool = Source(), Pool()
+    hangs, go_on, revoked = threading.Event(), threading.Event(), threading.Event()
+    owner = source if moment == "read" else pool
+    usual = getattr(owner, moment)
+
+    def slow(given):
+        hangs.set()
+        assert go_on.wait(10)
+        return usual(given)
+
+    setattr(owner, moment, slow)
+    source.revoke = lambda lease: revoked.set()
+    watcher = Watcher(source, RenewalPolicy(), Runtime())
+    watcher.attach(pool)
+    assert hangs.wait(10)
+    pool.closed = True
+    watcher.detach(pool, 0.1)
+    assert not revoked.is_set()
+    go_on.set()
+
+    assert revoked.wait(10)
+
+
 def test_a_pool_that_was_closed_before_it_came_starts_no_watch(watcher, source, runtime):
     """One thread opens it, another closes it: nobody would end the watch."""
     pool = Pool()
