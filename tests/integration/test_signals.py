@@ -262,6 +262,25 @@ def test_a_role_that_is_gone_is_noticed_without_vault(no_leaks, make_pool, sourc
         until(lambda: pool.status().generation == 2, 3)
 
 
+def test_a_question_that_nobody_answers_is_not_asked_twice(no_leaks, database, source, tcp_proxy):
+    """The network swallows it: were each idle session asked in turn, no worker would be left for the rotation."""
+    proxy = tcp_proxy(database.server.host, database.server.port)
+    conninfo = f"{database.conninfo()} host={proxy.host} port={proxy.port}"
+    with VaultPool(conninfo, source=source, min_size=2, max_size=2) as pool:
+        until(lambda: pool.get_stats()["pool_available"] == 2)
+        proxy.deaf()
+        threads = [threading.Thread(target=pool._current.inquire, daemon=True) for _ in range(2)]
+        threads[0].start()
+        until(lambda: pool.get_stats()["pool_available"] == 1)
+        threads[1].start()
+        threads[1].join(10)
+        assert not threads[1].is_alive()
+        assert pool.get_stats()["pool_available"] == 1
+        proxy.pass_through()
+        threads[0].join(10)
+        assert pool.get_stats()["pool_available"] == 2
+
+
 def test_lookups_that_a_policy_forbids_are_given_up(no_leaks, make_pool, source, caplog):
     """The log says so once."""
     source.fault, source.faulty = VaultDenied("no"), {"lookup"}

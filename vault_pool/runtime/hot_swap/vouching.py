@@ -45,6 +45,7 @@ class Vouching(Generic[CT]):
         self.lapsed = False
         self._restraint = Restraint()
         self._doubting = Lock()
+        self._inquiring = Lock()
 
     def connections(self) -> list[CT]:
         """
@@ -174,7 +175,16 @@ class Vouching(Generic[CT]):
     def inquire(self) -> None:
         """
         Ask an idle session, if there is one: of the loss of a role that nobody uses no statement tells.
+
+        One at a time: where the network swallows the question, one thread waits for its end, and not all of them.
         """
+        if self._inquiring.acquire(blocking=False):
+            try:
+                self._ask_an_idle_one()
+            finally:
+                self._inquiring.release()
+
+    def _ask_an_idle_one(self) -> None:
         pool = self.pool
         with pool._lock:
             conn = pool._pool.popleft() if pool._pool else None
