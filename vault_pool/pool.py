@@ -29,6 +29,7 @@ from vault_pool.errors import (
     PoolError,
     PoolTimeout,
     VaultError,
+    fold,
 )
 from vault_pool.events import Event
 from vault_pool.runtime import forking, scheduler
@@ -240,7 +241,7 @@ class VaultPool(HotSwapPool[CT]):
 
     def open(self, wait: bool = True, timeout: float = 30.0) -> None:
         """
-        Begin the watch; with *wait*, return when the first generation serves. Nothing if the pool is open.
+        Begin the watch; with *wait*, return when ``min_size`` connections are there. Nothing if the pool is open.
 
         Troubles that may pass are tried again for *timeout* seconds, then raised; what somebody has to mend is
         raised at once (`VaultError`, `PoolError`), and nothing is left behind: `open` may be called again.
@@ -265,19 +266,31 @@ class VaultPool(HotSwapPool[CT]):
 
     def wait(self, timeout: float = 30.0) -> None:
         """
-        Wait up to *timeout* seconds for the first generation; else stop, and raise what was in the way.
+        Wait up to *timeout* seconds until ``min_size`` connections are there; else stop, and raise what was in the way.
 
         `PoolClosed` where the pool is not open, or was closed meanwhile.
         """
-        with self._changed:
-            if self._watcher is None:
-                raise PoolClosed(f"the pool {self.name!r} is not open yet")
-            self._changed.wait_for(lambda: self._current or self._closed or _hopeless(self._tenant.last_error), timeout)
-            if self._current is not None:
+        deadline = monotonic() + timeout
+        while True:
+            with self._changed:
+                if self._watcher is None:
+                    raise closed(self.name) if self._closed else PoolClosed(f"the pool {self.name!r} is not open yet")
+                self._changed.wait_for(
+                    lambda: self._current or self._closed or _hopeless(self._tenant.last_error), deadline - monotonic()
+                )
+                if self._closed:
+                    raise closed(self.name)
+                current, error = self._current, self._tenant.last_error
+            if current is None:
+                break
+            enough = current.pool.min_size
+            ready = current.wait(enough, deadline - monotonic())
+            if ready >= enough:
                 return
-            if self._closed:
-                raise closed(self.name)
-            error = self._tenant.last_error
+            if not current.retired:
+                reason = fold(current.last_error) if current.last_error else "see the log of psycopg.pool"
+                error = PoolTimeout(f"{ready} of {enough} connections were ready after {timeout:g} s: {reason}")
+                break
         self._stop(0.0)
         if error is None:
             raise PoolTimeout(f"no credential from {self._source.name} after {timeout:g} s")

@@ -151,7 +151,7 @@ def test_a_pool_that_was_not_open_is_not_open(make_pool, state):
 
 def test_a_child_that_closes_an_inherited_pool_ends_nothing(make_pool, vault_server):
     """It was not opened in the child: closing it is only a note."""
-    with make_pool() as pool:
+    with make_pool(min_size=1) as pool:
         mine = who(pool)
 
         def work():

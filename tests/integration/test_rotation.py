@@ -13,7 +13,7 @@ import pytest
 
 from tests.load import Load
 from tests.role_source import RoleSource
-from vault_pool import RenewalPolicy, VaultPool
+from vault_pool import Fixed, PoolTimeout, RenewalPolicy, VaultPool
 
 #: How many times the bounded number of rotations: for a longer run by hand.
 SCALE = float(os.environ.get("VAULT_POOL_TEST_SCALE", "1"))
@@ -161,3 +161,41 @@ def test_requests_are_counted_across_rotations(no_leaks, database, source):
         assert pool.get_stats()["requests_num"] == 3
         pool._vacate()
         assert pool.get_stats()["requests_num"] == 3
+
+
+def test_open_waits_for_min_size(no_leaks, database, source):
+    """As psycopg_pool's wait() does."""
+    with VaultPool(database.conninfo(), source=source, min_size=4) as pool:
+        assert pool.get_stats()["pool_available"] == pool.get_stats()["connections_num"] == 4
+
+
+def test_a_pool_that_cannot_be_filled_says_why(no_leaks, database):
+    """It has one connection and needs two; what it had is given back, and it may be opened again."""
+    login = database.create_login()
+    database.execute(f'ALTER ROLE "{login.user}" CONNECTION LIMIT 1')
+    pool = VaultPool(database.conninfo(), source=Fixed(login.user, login.password), min_size=2)
+    with pytest.raises(
+        PoolTimeout, match=r"1 of 2 connections were ready .*: .*too many connections"
+    ):
+        pool.open(timeout=0.5)
+    until(lambda: not database.sessions())
+    database.execute(f'ALTER ROLE "{login.user}" CONNECTION LIMIT 2')
+    pool.open()
+    assert pool.get_stats()["pool_available"] == 2
+    pool.close()
+
+
+def test_reconnect_failed_is_told_of_the_pool(no_leaks, database, source, tcp_proxy):
+    """The application knows one pool, not its generations."""
+    proxy = tcp_proxy(database.server.host, database.server.port)
+    conninfo = f"{database.conninfo()} host={proxy.host} port={proxy.port}"
+    told = []
+    options = {"min_size": 1, "reconnect_timeout": 0.1, "reconnect_failed": told.append}
+    with VaultPool(conninfo, source=source, **options) as pool:
+        proxy.refuse()
+        proxy.cut()
+        with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
+            conn.execute("SELECT 1")
+        until(lambda: told)
+        assert told[0] is pool
+        proxy.pass_through()

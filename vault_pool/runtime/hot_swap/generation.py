@@ -31,6 +31,7 @@ from vault_pool.runtime.hot_swap.vouching import Vouching
 
 _BAD = int(ConnStatus.BAD)
 _stock_putconn = ConnectionPool.putconn
+_CONNECTIONS_MS = "connections_ms"
 MAX_WAITING = "max_waiting"
 #: As ``max_waiting`` of a pool: whoever finds no connection is turned away instead of queued.
 NOBODY_WAITS = -1
@@ -230,7 +231,9 @@ class Generation(Vouching[CT]):
         as long as it is waited for, the lease in force is not renewed. Raises `LoginFailed`, `ProofFailed`, or
         `ConfigurationError` where the role may not be assumed. Only the thread that builds the generation calls this.
         """
+        began = monotonic()
         conn = self._connect(make, room_timeout)
+        self.pool._stats[_CONNECTIONS_MS] += int(1000.0 * (monotonic() - began))
         try:
             problem = not_proven(conn, expected_user, self.role)
         except psycopg.Error as error:
@@ -263,22 +266,30 @@ class Generation(Vouching[CT]):
         Raises `ProofFailed` when there is none in time; then the pool is closed.
         """
         self.pool.open()
-        deadline = monotonic() + timeout
-        budget = self._budget
-        assert budget is not None
-        enough = self.pool.min_size if enough is None else min(enough, self.pool.min_size)
-        while (available := self.pool.get_stats()["pool_available"]) < enough:
-            with budget.changed:
-                left = deadline - monotonic()
-                if left <= 0 or self.configure_error is not None:
-                    break
-                budget.changed.wait(min(left, 0.005))
+        available = self.wait(self.pool.min_size if enough is None else min(enough, self.pool.min_size), timeout)
         if available == 0 < self.pool.min_size:
             self.discard()
             if self.configure_error is not None:
                 raise self.configure_error
             reason = fold(self.last_error) if self.last_error else "see the log of psycopg.pool"
             raise ProofFailed(f"no connection of the new generation was ready after {timeout:g} s: {reason}")
+
+    def wait(self, enough: int, timeout: float) -> int:
+        """
+        Wait up to *timeout* seconds for *enough* connections, and return how many there are, lent ones included.
+
+        Not beyond the time when it retires, or shows that the application's ``configure`` lets none through.
+        """
+        deadline = monotonic() + timeout
+        budget = self._budget
+        assert budget is not None
+        while (ready := self.pool.get_stats()["pool_available"] + len(self.borrowers())) < enough:
+            with budget.changed:
+                left = deadline - monotonic()
+                if left <= 0 or self.retired or (ready == 0 and self.configure_error is not None):
+                    break
+                budget.changed.wait(min(left, 0.005))
+        return ready
 
     def discard(self) -> None:
         """

@@ -155,6 +155,10 @@ class HotSwapPool(Surface[CT]):
         """
         Keep what generations are built from.
         """
+        if (reconnect_failed := options.get("reconnect_failed")) is not None:
+            # The application knows one pool, whichever generation cannot connect.
+            this = weakref.ref(self)
+            options["reconnect_failed"] = lambda pool: reconnect_failed(this() or pool)
         min_size = options.setdefault("min_size", 4)
         max_size = min_size if options.get("max_size") is None else options["max_size"]
         if overlap is not None and overlap < 1:
