@@ -174,9 +174,7 @@ def test_a_pool_that_cannot_be_filled_says_why(no_leaks, database):
     login = database.create_login()
     database.execute(f'ALTER ROLE "{login.user}" CONNECTION LIMIT 1')
     pool = VaultPool(database.conninfo(), source=Fixed(login.user, login.password), min_size=2)
-    with pytest.raises(
-        PoolTimeout, match=r"1 of 2 connections were ready .*: .*too many connections"
-    ):
+    with pytest.raises(PoolTimeout, match=r"1 of 2 connections were ready .*: .*too many connections"):
         pool.open(timeout=0.5)
     until(lambda: not database.sessions())
     database.execute(f'ALTER ROLE "{login.user}" CONNECTION LIMIT 2')
