@@ -71,12 +71,18 @@ def tls_postgres():
         server.stop()
 
 
-@pytest.fixture(params=["plain", "tls"])
-def held_pool(request):
+@pytest.fixture(scope="module", params=["disable", "require"], ids=["plain", "tls"])
+def server(request, postgres):
+    """A server and the sslmode for it; it runs before `no_leaks` looks."""
+    return postgres if request.param == "disable" else request.getfixturevalue("tls_postgres"), request.param
+
+
+@pytest.fixture
+def held_pool(server):
     """A pool of two connections without Vault, over plain TCP or over TLS."""
-    database = Database(request.getfixturevalue("postgres" if request.param == "plain" else "tls_postgres"))
+    postgres, mode = server
+    database = Database(postgres)
     login = database.create_login()
-    mode = "disable" if request.param == "plain" else "require"
     conninfo = database.conninfo(user=login.user, password=login.password, sslmode=mode)
     with HotSwapPool(conninfo, min_size=2, open=False) as pool:
         pool.wait()
