@@ -261,15 +261,19 @@ class VaultPool(HotSwapPool[CT]):
                 opening = None
         if opening is not None:
             opening.attach(self._tenant)
-        if wait and self._current is None:
-            self.wait(timeout)
+        if wait and (opening is not None or self._current is None):
+            self._wait(timeout, began=opening is not None)
 
     def wait(self, timeout: float = 30.0) -> None:
         """
-        Wait up to *timeout* seconds until ``min_size`` connections are there; else stop, and raise what was in the way.
+        Wait up to *timeout* seconds until ``min_size`` connections are there; else raise what was in the way.
 
-        `PoolClosed` where the pool is not open, or was closed meanwhile.
+        A pool that has not served yet is closed then, as psycopg_pool does; `open` may be called again. One that has
+        goes on: it recovers by itself. `PoolClosed` where the pool is not open, or was closed meanwhile.
         """
+        self._wait(timeout, began=False)
+
+    def _wait(self, timeout: float, *, began: bool) -> None:
         deadline = monotonic() + timeout
         while True:
             with self._changed:
@@ -291,7 +295,8 @@ class VaultPool(HotSwapPool[CT]):
                 reason = fold(current.last_error) if current.last_error else "see the log of psycopg.pool"
                 error = PoolTimeout(f"{ready} of {enough} connections were ready after {timeout:g} s: {reason}")
                 break
-        self._stop(0.0)
+        if began or not self._tenant.number:
+            self._stop(0.0)
         if error is None:
             raise PoolTimeout(f"no credential from {self._source.name} after {timeout:g} s")
         raise error.with_traceback(None) from None

@@ -14,6 +14,7 @@ import pytest
 from tests.load import Load
 from tests.role_source import RoleSource
 from vault_pool import Fixed, PoolTimeout, RenewalPolicy, VaultPool
+from vault_pool.errors import VaultUnavailable
 
 #: How many times the bounded number of rotations: for a longer run by hand.
 SCALE = float(os.environ.get("VAULT_POOL_TEST_SCALE", "1"))
@@ -197,3 +198,17 @@ def test_reconnect_failed_is_told_of_the_pool(no_leaks, database, source, tcp_pr
         until(lambda: told)
         assert told[0] is pool
         proxy.pass_through()
+
+
+def test_a_pool_that_has_served_outlives_a_wait_in_vain(no_leaks, database, source):
+    """A probe of readiness calls wait(); in an outage it must not be what ends the pool."""
+    with VaultPool(database.conninfo(), source=source, min_size=1) as pool:
+        source.fault, source.faulty = VaultUnavailable("away"), {"read"}
+        pool._tenant.vacate()
+        pool.rotate(wait=False)
+        with pytest.raises((PoolTimeout, VaultUnavailable)):
+            pool.wait(0.3)
+        assert not pool.closed
+        source.faulty = set()
+        with pool.connection(timeout=10) as conn:
+            conn.execute("SELECT 1")
