@@ -107,7 +107,8 @@ def test_callbacks_and_the_connection_class_are_the_applications(no_leaks, conni
     assert called == {"configure": 1, "check": 1, "reset": 1}
 
 
-def test_the_end_of_a_use_is_the_connections_own(no_leaks, conninfo):
+@pytest.mark.parametrize("foreign", [False, True], ids=["built", "foreign"])
+def test_the_end_of_a_use_is_the_connections_own(no_leaks, conninfo, foreign):
     """A class that does something of its own then is not passed over, not even when there is nothing to commit."""
     called = Counter()
 
@@ -122,7 +123,9 @@ def test_the_end_of_a_use_is_the_connections_own(no_leaks, conninfo):
             super().__exit__(*error)
 
     for connection_class in (Mine, Yours):
-        with HotSwapPool(conninfo, min_size=1, connection_class=connection_class) as pool, pool.connection():
+        options = {"min_size": 1, "connection_class": connection_class, "open": False}
+        pool = HotSwapPool(ConnectionPool(conninfo, **options)) if foreign else HotSwapPool(conninfo, **options)
+        with pool, pool.connection():
             pass
     assert called == {"commit": 1, "exit": 1}
 

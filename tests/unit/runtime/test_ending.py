@@ -9,6 +9,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from psycopg import Connection
 from psycopg.pq import ConnStatus, PGconn
 from psycopg_pool import ConnectionPool
 
@@ -20,6 +21,7 @@ class Lent:
     """A connection, as its borrower has it; *pgconn* is libpq's."""
 
     closed = False
+    commit, __exit__ = Connection.commit, Connection.__exit__
 
     def __init__(self, pgconn):
         self.pgconn = pgconn

@@ -26,7 +26,7 @@ from vault_pool.runtime.hot_swap.doubt import Sign
 from vault_pool.runtime.hot_swap.inheritance import disown, disown_pool
 from vault_pool.runtime.hot_swap.proof import not_proven
 from vault_pool.runtime.hot_swap.reconnection import hasten, sweep
-from vault_pool.runtime.hot_swap.tracking import dismiss, take_back, track
+from vault_pool.runtime.hot_swap.tracking import dismiss, exits_plainly, take_back, track
 from vault_pool.runtime.hot_swap.vouching import Vouching
 
 _BAD = int(ConnStatus.BAD)
@@ -145,6 +145,8 @@ class Generation(Vouching[CT]):
         if key not in self._registry:
             registry = self._registry
             registry[key] = weakref.ref(conn, lambda _: registry.pop(key, None))
+            if self.foreign:
+                conn._plain_exit = exits_plainly(type(conn))  # type: ignore[attr-defined]  # ours
 
     def connections(self) -> list[CT]:
         """

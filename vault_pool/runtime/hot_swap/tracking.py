@@ -94,6 +94,13 @@ class Tracked(Connection[Any]):
         generation.notify()
 
 
+def exits_plainly(connection_class: type[Any]) -> bool:
+    """
+    Tell whether leaving the ``with`` block of such a connection does what psycopg does, and nothing else.
+    """
+    return connection_class.__exit__ is Connection.__exit__ and connection_class.commit is Connection.commit
+
+
 _classes: dict[type[Any], type[Any]] = {}
 
 
@@ -104,7 +111,7 @@ def tracked(connection_class: Any) -> Any:
     base = get_origin(connection_class) or connection_class
     if base not in _classes:
         namespace: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__}
-        namespace["_plain_exit"] = base.__exit__ is Connection.__exit__ and base.commit is Connection.commit
+        namespace["_plain_exit"] = exits_plainly(base)
         _classes[base] = type(base.__name__, (Tracked, base), namespace)
     return _classes[base]
 
