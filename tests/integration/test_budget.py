@@ -104,6 +104,51 @@ def test_a_rotation_that_finds_no_room_says_so_and_holds_up_nothing(no_leaks, ma
         until(lambda: pool.status().generation == 3)
 
 
+def test_returns_do_not_wait_behind_growth(no_leaks, make_pool, monkeypatch):
+    """With reset=, workers give connections back: none of them stands before the gate of the budget meanwhile."""
+    monkeypatch.setattr(tenant, "OPENING_TIMEOUT", 0.3)
+    with make_pool(min_size=4, overlap=1, reset=lambda conn: None) as pool:
+        clients = [Client(pool) for _ in range(4)]
+        until(lambda: all(client.served.is_set() for client in clients))
+        pool.rotate()
+        # One connection serves, and three that are wanted besides find no room.
+        for _ in range(6):
+            with pool.connection(timeout=5) as conn:
+                conn.execute("SELECT 1")
+        for client in clients:
+            client.finish()
+
+
+def test_a_pool_that_may_be_empty_looks_after_the_proven_connection(no_leaks, make_pool, database):
+    """It is in the pool: checked as all are, and closed when nobody uses it for max_idle."""
+    with make_pool(min_size=0, max_idle=0.2) as pool:
+        pool.rotate()
+        assert pool.get_stats()["pool_size"] == 1
+        until(lambda: not database.sessions())
+
+
+def test_what_is_set_while_a_successor_is_opened_is_for_it_too(no_leaks, make_pool):
+    """It was built before."""
+    opened, go_on = threading.Event(), threading.Event()
+    go_on.set()
+
+    def configure(conn):
+        opened.set()
+        assert go_on.wait(10)
+
+    with make_pool(configure=configure) as pool:
+        opened.clear()
+        go_on.clear()
+        pool.rotate(wait=False)
+        assert opened.wait(10)
+        pool.timeout, pool.max_waiting = 1.0, 7
+        pool.resize(2, 6)
+        go_on.set()
+        until(lambda: pool.status().generation == 2)
+        current = pool._current.pool
+        assert (current.timeout, current.max_waiting, current.min_size, current.max_size) == (1.0, 7, 2, 6)
+
+
 def test_after_rotations_the_pool_shrinks_to_its_least(no_leaks, make_pool, database):
     """What a burst has made it grow by goes after max_idle, as psycopg_pool has it, in every generation."""
     with make_pool(max_idle=0.2) as pool:

@@ -69,6 +69,51 @@ def test_a_pool_that_fills_up_too_late_is_closed(no_leaks, database):
     assert pool.closed
 
 
+@pytest.mark.parametrize("begin", [lambda pool: pool.wait(10), lambda pool: pool.open(wait=True, timeout=10)])
+def test_who_waits_for_a_pool_that_is_replaced_waits_no_longer(no_leaks, database, conninfo, begin):
+    """Its successor was full when it came, and is not closed because the other one never was."""
+    pool = HotSwapPool(database.conninfo(user="nobody_at_all", password="x"), min_size=1, open=True)
+    waiting = in_thread(lambda: begin(pool))
+    until(lambda: pool._pool_full_event)
+    began = time.monotonic()
+    pool.replace(successor(conninfo))
+    waiting.join(10)
+
+    assert time.monotonic() - began < 5
+    with pool.connection() as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+    pool.close()
+
+
+def test_who_waits_for_a_pool_that_is_closed_hears_of_it(no_leaks, database):
+    """At once, not when the time is up."""
+    pool = HotSwapPool(database.conninfo(user="nobody_at_all", password="x"), min_size=1, open=True)
+    caught = []
+
+    def wait():
+        try:
+            pool.wait(30)
+        except PoolClosed as error:
+            caught.append(error)
+
+    waiting = in_thread(wait)
+    until(lambda: pool._pool_full_event)
+    pool.close()
+    waiting.join(10)
+
+    assert caught
+
+
+def test_broken_connections_that_come_back_are_let_go(no_leaks, conninfo, database):
+    """Also with reset=, which psycopg_pool does not call for them."""
+    with HotSwapPool(conninfo, min_size=1, reset=lambda conn: None) as pool:
+        with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
+            database.superuser_execute("SELECT pg_terminate_backend(%s)", [conn.info.backend_pid])
+            conn.execute("SELECT 1")
+        until(lambda: pool.get_stats()["pool_available"] == 1)
+        assert not pool._current.resetting
+
+
 def test_the_timeout_is_the_callers_or_the_pools(no_leaks, conninfo):
     """A checkout fails after its own timeout, by default after that of the pool; zero never waits."""
     with HotSwapPool(conninfo, min_size=1, timeout=0.1) as pool:
@@ -264,9 +309,9 @@ def test_closing_fails_a_client_between_the_check_and_the_queue(conninfo):
     assert caught[0] < 3
 
 
-def test_closing_ends_a_worker_that_waits_for_room(no_leaks, conninfo, database, caplog):
-    """A connection that is to be replaced in a pool that was made smaller waits for room; close() ends that."""
-    pool = HotSwapPool(conninfo, min_size=3, max_size=3, open=True)
+def test_no_worker_waits_for_room(no_leaks, conninfo, database, caplog):
+    """A connection that is to be replaced in a pool that was made smaller waits, and its only worker does not."""
+    pool = HotSwapPool(conninfo, min_size=3, max_size=3, num_workers=1, reset=lambda conn: None, open=True)
     pool.wait()
     pool.resize(1, 1)
     broken, *others = [pool.getconn() for _ in range(3)]
@@ -274,7 +319,9 @@ def test_closing_ends_a_worker_that_waits_for_room(no_leaks, conninfo, database,
     with pytest.raises(psycopg.OperationalError):
         broken.execute("SELECT 1")
     pool.putconn(broken)
-    until(lambda: pool._budget.changed._waiters)
+    until(lambda: pool._sched._queue)
+    pool.putconn(others.pop())
+    others.append(pool.getconn(timeout=5))
     began = time.monotonic()
     pool.close()
     for conn in others:

@@ -5,11 +5,14 @@ Threads that end while others are started.
 from __future__ import annotations
 
 import threading
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from psycopg_pool import ConnectionPool
 
 from vault_pool.runtime.hot_swap import Generation
+from vault_pool.runtime.hot_swap.budget import Budget
 from vault_pool.runtime.hot_swap.reaper import Reaper
 from vault_pool.runtime.scheduler import Workers
 
@@ -54,3 +57,26 @@ def test_a_reaper_that_closes_waits_for_its_thread(no_leaks, slow_start):
     retiring.join()
 
     assert finished == [generation]
+
+
+@pytest.mark.parametrize("within", ["budget", "reaper", "doubt"])
+def test_a_finalizer_that_closes_a_connection_waits_for_nobody(no_leaks, within):
+    """The collector runs it in any thread, also in one that counts connections: it would wait for itself."""
+    budget = Budget(1, 1)
+    generation = Generation(ConnectionPool("", open=False), 1, budget=budget)
+    generation.witness = SimpleNamespace()
+    reaper = Reaper("pool")
+    held, closing = {
+        "budget": (budget.changed, generation.notify),
+        "reaper": (reaper._changed, partial(reaper.close, 0.0)),
+        "doubt": (generation._doubting, generation.suspect),
+    }[within]
+
+    def collect():
+        with held:
+            closing()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()

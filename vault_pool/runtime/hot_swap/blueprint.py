@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT, ConninfoParam, KwargsParam
 
 from vault_pool.core.lease import Credential
-from vault_pool.errors import LoginFailed, PoolClosed, fold
+from vault_pool.errors import LoginFailed, fold
 from vault_pool.runtime.hot_swap.assumed import AssumedRole
 from vault_pool.runtime.hot_swap.budget import Budget
 from vault_pool.runtime.hot_swap.generation import Generation, GenerationPool
@@ -150,7 +150,7 @@ class Blueprint(Generic[CT]):
         """
         connector = Connector(self.connection_class, credential, self.role)
         options = {**self.options, "name": name or self.options.get("name")}
-        configure, check, reset = map(self.options.get, ("configure", "check", "reset"))
+        configure, check = map(self.options.get, ("configure", "check"))
         pool: GenerationPool[CT] = GenerationPool(
             self.conninfo, kwargs=self.kwargs, connection_class=cast("type[CT]", connector), open=False, **options
         )
@@ -162,8 +162,6 @@ class Blueprint(Generic[CT]):
             pool._configure = lambda conn: _configure(generation, conn, configure)
         if check is not None:
             pool._check = lambda conn: _check(generation, conn, check)
-        if reset is not None:
-            pool._reset = lambda conn: _reset(generation, conn, reset)
         if open is not False:
             # Not by the constructor: the workers would connect before the lines above.
             pool._open_implicit = open is None
@@ -220,12 +218,3 @@ def _check(generation: Generation[CT], conn: CT, check: Callable[[CT], None]) ->
             # psycopg_pool would pause, for up to seconds, and try the next one: `vouch` refuses this one at once.
             return
         raise
-
-
-def _reset(generation: Generation[CT], conn: CT, reset: Callable[[CT], None]) -> None:
-    """
-    Run the application's *reset*, unless the reaper took *conn* for a return that nobody would see.
-    """
-    if generation.resetting.pop(id(conn), None) is None and generation.retired:
-        raise PoolClosed("the pool was retired while the connection came back")
-    reset(conn)

@@ -15,8 +15,8 @@ from vault_pool.runtime import forking
 if TYPE_CHECKING:
     from vault_pool.runtime.hot_swap.generation import Generation
 
-#: Connections that a server broke give no notice: how often, in seconds, who waits for room counts again.
-RECOUNT = 0.05
+#: How often, in seconds, who waits for room asks again. Connections that a server broke give no notice.
+RECOUNT = 0.02
 #: The pause between two logins of a generation that is being opened, as a multiple of the last login's duration …
 PACE = 2.0
 #: … and its bounds in seconds. The cost of a rotation is CPU, once per login; few at a time keep the pause short.
@@ -45,7 +45,9 @@ class Budget:
     def __init__(self, max_size: int, overlap: int) -> None:
         self.max_size = max_size
         self.overlap = max(1, overlap)
-        self.changed = threading.Condition(threading.Lock())
+        # Reentrant, as all locks that closing a connection takes: the collector may run a finalizer that closes one
+        # in a thread that holds it.
+        self.changed = threading.Condition(threading.RLock())
         self._generations: list[Generation[Any]] = []
         forking.watch(self)
 
@@ -83,28 +85,35 @@ class Budget:
 
     def enter(self, generation: Generation[Any], timeout: float = math.inf) -> None:
         """
-        Wait for room for one more connection of *generation*; raise `Retired` when it is retired meanwhile, or barred,
-        and `ProofFailed` when there is none within *timeout* seconds.
-
-        Every `enter` that returns is followed by one `leave`.
+        Do as `ask`, and wait for room; raise `ProofFailed` when there is none within *timeout* seconds.
         """
         deadline = monotonic() + timeout
         with self.changed:
-            while not (generation.retired or generation.barred):
-                opening = generation.opening
-                limit = self.max_size + (self.overlap if opening else 0)
-                pause = generation.paced_until - monotonic() if opening else 0.0
-                if pause <= 0 and self._in_use() < limit and not (opening and generation.connecting):
-                    generation.connecting += 1
-                    return
+            while pause := self.ask(generation):
                 if monotonic() >= deadline:
                     raise ProofFailed(
                         f"there is no room for the login of a new generation: {self._in_use()} connections are open or "
-                        f"being opened, and max_size + overlap is {limit}; the log names who holds old ones, or raise "
-                        "overlap"
+                        f"being opened, and max_size + overlap is {self.max_size + self.overlap}; the log names who "
+                        "holds old ones, or raise overlap"
                     )
-                self.changed.wait(min(RECOUNT, pause) if pause > 0 else RECOUNT)
-        raise Retired
+                self.changed.wait(pause)
+
+    def ask(self, generation: Generation[Any]) -> float:
+        """
+        Take room for one more connection of *generation* and return 0.0, or return after how many seconds to ask again.
+
+        Raises `Retired` when the generation is retired, or barred. Every room that is taken is followed by one `leave`.
+        """
+        with self.changed:
+            if generation.retired or generation.barred:
+                raise Retired
+            opening = generation.opening
+            limit = self.max_size + (self.overlap if opening else 0)
+            pause = generation.paced_until - monotonic() if opening else 0.0
+            if pause <= 0 and self._in_use() < limit and not (opening and generation.connecting):
+                generation.connecting += 1
+                return 0.0
+            return pause if pause > 0 else RECOUNT
 
     def leave(self, generation: Generation[Any], login: float) -> None:
         """

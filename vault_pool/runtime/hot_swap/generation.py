@@ -5,10 +5,10 @@ A pool bound to exactly one credential, and an exact count of its connections.
 from __future__ import annotations
 
 import math
-import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -16,6 +16,7 @@ import psycopg
 from psycopg.pq import ConnStatus
 from psycopg_pool import ConnectionPool
 from psycopg_pool.abc import CT
+from psycopg_pool.pool import AddConnection
 
 from vault_pool.core.lease import Credential
 from vault_pool.errors import ConfigurationError, LoginFailed, ProofFailed, fold
@@ -79,6 +80,8 @@ class Generation(Vouching[CT]):
             self.putconn = pool.put_back
         # At most one: the proven connection, until the pool adopts it. Popping is one atomic step.
         self._spares: list[CT] = []
+        # By thread: the proven connection, or room in the budget (None), for what it is about to connect.
+        self._reserved: dict[int, CT | None] = {}
         # Returned, and not yet seen by the worker that runs the application's ``reset``.
         self.resetting: dict[int, CT] = {}
         self._registry: dict[int, weakref.ref[CT]] = {}
@@ -99,6 +102,7 @@ class Generation(Vouching[CT]):
         disown_pool(self.pool)
         self.retired = self.pool._opened
         self.connecting = 0
+        self._reserved.clear()
         self.on_finished = None
 
     # --- Settings: under the holder's lock, as is `begin_retiring` --------------------------------------
@@ -185,19 +189,55 @@ class Generation(Vouching[CT]):
         for conn in sweep(self.pool):
             dismiss(conn)
 
+    def reserve(self) -> float:
+        """
+        Take the proven connection, or room in the budget, for what this thread connects next; return 0.0.
+
+        Where there is neither, return after how many seconds to ask again. Raises `Retired`. Every reservation is
+        followed by one `release`.
+        """
+        assert self._budget is not None
+        try:
+            self._reserved[get_ident()] = self._spares.pop()
+        except IndexError:
+            if pause := self._budget.ask(self):
+                return pause
+            self._reserved[get_ident()] = None
+        return 0.0
+
+    def release(self) -> None:
+        """
+        Give up what this thread has reserved, unless it has connected.
+        """
+        if get_ident() not in self._reserved:
+            return
+        spare = self._reserved.pop(get_ident())
+        if spare is not None:
+            self._spares.append(spare)
+        elif self._budget is not None:
+            self._budget.leave(self, 0.0)
+
     def connect(self, make: Callable[[], CT]) -> CT:
         """
-        Return the proven connection where there still is one, else what *make* connects when the budget has room.
+        Return the proven connection if this thread has reserved it, else what *make* connects in the room it reserved.
         """
-        try:
-            return self._spares.pop()
-        except IndexError:
-            return self._connect(make)
+        if get_ident() not in self._reserved:
+            # Somebody calls the pool's ``_connect``.
+            return self._connect(make, math.inf)
+        spare = self._reserved.pop(get_ident())
+        return self._login(make) if spare is None else spare
 
-    def _connect(self, make: Callable[[], CT], room_timeout: float = math.inf) -> CT:
+    def _connect(self, make: Callable[[], CT], room_timeout: float) -> CT:
+        assert self._budget is not None
+        self._budget.enter(self, room_timeout)
+        return self._login(make)
+
+    def _login(self, make: Callable[[], CT]) -> CT:
+        """
+        Return what *make* connects, in room that has been taken.
+        """
         budget = self._budget
         assert budget is not None
-        budget.enter(self, room_timeout)
         began = monotonic()
         try:
             conn = make()
@@ -267,9 +307,15 @@ class Generation(Vouching[CT]):
 
         Raises `ProofFailed` when there is none in time; then the pool is closed.
         """
-        self.pool.open()
-        available = self.wait(self.pool.min_size if enough is None else min(enough, self.pool.min_size), timeout)
-        if available == 0 < self.pool.min_size:
+        pool = self.pool
+        pool.open()
+        if pool.min_size == 0:
+            # It would ask for none, and the proven one would lie beside it, where nothing is looked after.
+            with pool._lock:
+                pool._nconns += 1
+            pool.run_task(AddConnection(pool))
+        available = self.wait(max(1, pool.min_size if enough is None else min(enough, pool.min_size)), timeout)
+        if available == 0:
             self.discard()
             if self.configure_error is not None:
                 raise self.configure_error
@@ -317,16 +363,22 @@ class Generation(Vouching[CT]):
         self.retired = True
         self.opening = False
         self.pool.max_waiting = NOBODY_WAITS
+        if (full := self.pool._pool_full_event) is not None:
+            # It will not be: who waits for that looks at the holder again.
+            full.set()
         self.notify()
 
     def reclaim(self) -> None:
         """
         Close what a closed pool forgot: a proven connection nobody took, a return that its worker never saw.
         """
-        for forgotten in (self._spares, self.resetting):
-            while forgotten:
-                conn = self._spares.pop() if forgotten is self._spares else self.resetting.popitem()[1]
-                dismiss(conn)
+        # Workers that outlived the pool take their own out meanwhile.
+        with suppress(IndexError):
+            while True:
+                dismiss(self._spares.pop())
+        with suppress(KeyError):
+            while True:
+                dismiss(self.resetting.popitem()[1])
 
     def finish(self) -> None:
         """
@@ -354,7 +406,7 @@ class GenerationPool(ConnectionPool[CT]):
         Obtain a connection, as `psycopg_pool.ConnectionPool.getconn` does.
         """
         conn = super().getconn(timeout)
-        conn._loan = (monotonic(), threading.get_ident())  # type: ignore[attr-defined]  # a record of ours
+        conn._loan = (monotonic(), get_ident())  # type: ignore[attr-defined]  # a record of ours
         return conn
 
     def putconn(self, conn: CT) -> None:
@@ -372,8 +424,13 @@ class GenerationPool(ConnectionPool[CT]):
         """
         Return a connection whose loan has just been ended by the caller.
         """
-        if getattr(conn, "_suspect", False) and not self.generation.look_at(conn):
-            return
+        try:
+            if getattr(conn, "_suspect", False) and not self.generation.look_at(conn):
+                return
+        except BaseException:
+            # Whoever gives it back is interrupted: its place is not lost.
+            _stock_putconn(self, conn)
+            raise
         if conn.pgconn.status == _BAD:
             _stock_putconn(self, conn)
             # Nobody else has it: it leaves the pool's state for good, and frees its descriptor now.
@@ -387,6 +444,12 @@ class GenerationPool(ConnectionPool[CT]):
             self.generation.resetting[id(conn)] = conn
         super()._putconn(conn, from_getconn)
 
+    def _return_connection(self, conn: CT, from_getconn: bool) -> None:
+        if self._reset and self.generation.resetting.pop(id(conn), None) is None:
+            # The pool is closed, and the reaper took it for a return that nobody would see.
+            return
+        super()._return_connection(conn, from_getconn)
+
     def _shrink_pool(self) -> None:
         if not self.generation.lapsed:
             super()._shrink_pool()
@@ -396,10 +459,17 @@ class GenerationPool(ConnectionPool[CT]):
             hasten(attempt)
         # A retired generation needs no more connections, and nobody needs to hear of it.
         with suppress(Retired):
-            super()._add_connection(attempt, growing)
+            if pause := self.generation.reserve():
+                # No worker waits for room: where there is a ``reset``, it is a worker that gives connections back.
+                self.schedule_task(AddConnection(self, attempt, growing), pause)
+                return
+            try:
+                super()._add_connection(attempt, growing)
+            finally:
+                self.generation.release()
 
     def _close_connection(self, conn: CT) -> None:
-        if self.deferring is not None and self.deferring == threading.get_ident():
+        if self.deferring is not None and self.deferring == get_ident():
             conn._pool = None
             self.generation.leftovers.append(conn)
         else:

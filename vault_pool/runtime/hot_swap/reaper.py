@@ -46,7 +46,8 @@ class Reaper:
     def __init__(self, name: str, *, cancels: bool = False) -> None:
         self._name = name
         self._cancels = cancels
-        self._changed = threading.Condition(threading.Lock())
+        # Reentrant, as is `Budget.changed`: `close` is a finalizer.
+        self._changed = threading.Condition(threading.RLock())
         # Those whose pools are still to be closed; they are in the dict below as well.
         self._arrived: list[Generation[Any]] = []
         # When each is to be complained about.
@@ -224,14 +225,16 @@ def _end(generation: Generation[Any]) -> None:
 def _close_pool(generation: Generation[Any]) -> None:
     pool = generation.pool
     _send_on(pool)
-    if isinstance(pool, GenerationPool):
-        pool.deferring = threading.get_ident()
-        try:
-            pool.close(timeout=CLOSE_TIMEOUT)
-        finally:
+    try:
+        if isinstance(pool, GenerationPool):
+            pool.deferring = threading.get_ident()
+        pool.close(CLOSE_TIMEOUT)
+    except Exception:
+        # The class may be the application's. The reaper's thread must not end by it.
+        logger.exception("the pool %r could not be closed", pool.name)
+    finally:
+        if isinstance(pool, GenerationPool):
             pool.deferring = None
-    else:
-        pool.close(timeout=CLOSE_TIMEOUT)
 
 
 def _send_on(pool: ConnectionPool[Any]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from threading import Lock
+from threading import Lock, RLock
 from time import monotonic, sleep
 from typing import Generic
 
@@ -44,7 +44,8 @@ class Vouching(Generic[CT]):
         # Its lease has ended and there is no successor: open sessions are worth more than fresh ones.
         self.lapsed = False
         self._restraint = Restraint()
-        self._doubting = Lock()
+        # Reentrant, as is `Budget.changed`: a finalizer may give a connection back.
+        self._doubting = RLock()
         self._inquiring = Lock()
 
     def connections(self) -> list[CT]:
@@ -77,24 +78,25 @@ class Vouching(Generic[CT]):
         """
         witness, pause = self.witness, SHORTEST_PAUSE
         while witness is not None:
-            doubt, asked_at, verdict = self.doubt, monotonic(), Verdict.BROKEN
+            doubt, asked_at = self.doubt, monotonic()
             try:
                 verdict = examine(conn)
-            finally:
-                # Also when the client is interrupted: its place in the pool is not lost.
-                if verdict is Verdict.BROKEN:
-                    conn.pgconn.finish()
-                    self.putconn(conn)
+                if verdict is Verdict.ALIVE:
+                    left = self._cleared(doubt, asked_at, witness)
+                    if left <= 0 or asked_at >= deadline:
+                        break
+                    sleep(min(left, pause))
+                    pause *= 2
+                    continue
+            except BaseException:
+                # The client is interrupted: its place in the pool is not lost.
+                self.putconn(conn)
+                raise
             if verdict is Verdict.DEAD:
                 self._dead(conn, witness)
                 raise PoolClosed(f"the credential of pool {self.pool.name!r} was lost")
-            if verdict is Verdict.ALIVE:
-                left = self._cleared(doubt, asked_at, witness)
-                if left <= 0 or asked_at >= deadline:
-                    break
-                sleep(min(left, pause))
-                pause *= 2
-                continue
+            conn.pgconn.finish()
+            self.putconn(conn)
             conn = self.getconn(deadline - monotonic())
             # The application has asked once.
             self.pool._stats[_REQUESTS_NUM] -= 1
