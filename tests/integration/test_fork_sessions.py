@@ -204,6 +204,22 @@ def test_a_ready_pool_cannot_be_made_again(database):
         assert who(pool)[1] == mine
 
 
+def test_a_ready_pool_that_replaced_another_cannot_be_made_again(no_leaks, database):
+    """The holder knows what the first pool was made of: the child must not connect there again."""
+    login = database.create_login()
+    conninfo = database.conninfo(user=login.user, password=login.password)
+    with HotSwapPool(conninfo, min_size=1) as pool:
+        pool.replace(ConnectionPool(conninfo, min_size=1, open=False))
+
+        def use():
+            try:
+                pool.getconn()
+            except PoolError as error:
+                return str(error)
+
+        assert "made by the application" in in_child(use)
+
+
 def test_a_pool_that_nobody_opened_can_be_opened_in_the_child(database):
     """Built before the fork, opened after it, as psycopg's documentation recommends."""
     login = database.create_login()

@@ -9,7 +9,7 @@ import time
 
 import psycopg
 import pytest
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from vault_pool import HotSwapPool
 from vault_pool.runtime.hot_swap.generation import GenerationPool
@@ -168,6 +168,23 @@ def test_what_was_written_before_the_swap_is_committed(make, conninfo, database)
     pool.close()
 
 
+def test_a_return_that_is_interrupted_is_a_return(no_leaks, conninfo, monkeypatch):
+    """Where its last statement failed as those of a lost role do, a session is asked before."""
+    with HotSwapPool(conninfo, min_size=1, max_size=1) as pool:
+        conn = pool.getconn()
+        conn._suspect = True
+
+        def interrupted(conn):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(pool._current, "look_at", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.putconn(conn)
+        with pool.connection(timeout=5) as again:
+            assert again is conn
+            conn._suspect = False
+
+
 def test_a_second_return_is_refused(make):
     """By whichever way: the connection may be somebody else's by then."""
     pool = make()
@@ -266,6 +283,47 @@ def test_the_current_pool_cannot_replace_itself(make):
     with pytest.raises(ValueError, match="already the current one"):
         pool.replace(pool._current.pool)
     pool.close()
+
+
+def test_a_pool_that_is_retiring_cannot_come_back(make, conninfo):
+    """It will be closed; until then it looks like an open one."""
+    pool = make()
+    with pool.connection():
+        old = pool.replace(successor(conninfo))
+        with pytest.raises(ValueError, match="is retiring"):
+            pool.replace(old)
+    with pool.connection() as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+    pool.close()
+
+
+def test_only_a_pool_replaces_a_pool(make, conninfo):
+    """A holder's connections belong to the pool in it, and those of an asynchronous one to an event loop."""
+    pool = make()
+    with HotSwapPool(conninfo, min_size=1) as other, pytest.raises(TypeError, match="not HotSwapPool"):
+        pool.replace(other)
+    with pytest.raises(TypeError, match="not AsyncConnectionPool"):
+        pool.replace(AsyncConnectionPool(conninfo, open=False))
+    pool.close()
+
+
+def test_a_pool_that_raises_when_it_is_closed_ends_no_reaper(no_leaks, conninfo, caplog):
+    """Connection classes are the application's: what retires after it finishes, and clients are sent on."""
+
+    class Fragile(psycopg.Connection):
+        def close(self):
+            super().close()
+            raise ZeroDivisionError("bug")
+
+    pool = HotSwapPool(successor(conninfo, connection_class=Fragile))
+    pool.open(wait=True)
+    pool.replace(successor(conninfo))
+    until(lambda: "could not be closed" in caplog.text)
+    second = pool._current.pool
+    pool.replace(successor(conninfo))
+    until(lambda: second.closed)
+    pool.close()
+    caplog.clear()
 
 
 def test_the_error_names_the_whole_timeout(make, conninfo):

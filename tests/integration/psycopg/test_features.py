@@ -178,6 +178,18 @@ def prepare(pool, name):
     pool.rotate()
 
 
+def test_a_connection_that_prepared_a_transaction_serves_on(preparing):
+    """Whoever borrows it next has nothing to do with that transaction."""
+    with pool_of(preparing, min_size=1, max_size=1) as pool:
+        with pool.connection() as conn:
+            conn.tpc_begin(conn.xid(1, "left", "items"))
+            conn.execute("INSERT INTO items (name) VALUES ('left')")
+            conn.tpc_prepare()
+        with pool.connection() as conn:
+            (found,) = conn.tpc_recover()
+            conn.tpc_rollback(found)
+
+
 def test_a_transaction_prepared_by_one_user_is_committed_by_the_next(preparing):
     """Two-phase commit: whoever prepared it may finish it, so both have to act as the same role."""
     with pool_of(preparing, assume_role=preparing.group) as pool:

@@ -9,7 +9,7 @@ import inspect
 import pytest
 from psycopg_pool import ConnectionPool
 
-from vault_pool import HotSwapPool, VaultPool
+from vault_pool import Fixed, HotSwapPool, VaultPool
 
 PUBLIC = sorted(
     {name for name in dir(ConnectionPool) if not name.startswith("_")}
@@ -71,6 +71,15 @@ def test_settings_can_be_read_and_changed():
         pool.connection_class,
     )
     assert pool.closed
+
+
+@pytest.mark.parametrize("sizes", [(5, 2), (-1, 3), (0, 0)])
+def test_a_size_that_no_pool_could_have_is_refused_before_there_is_one(sizes):
+    """Else the pool could not be opened, and nobody would know why."""
+    pool = VaultPool("", source=Fixed("app", "x"), min_size=1)
+    with pytest.raises(ValueError, match=r"min_size|max_size"):
+        pool.resize(*sizes)
+    assert (pool.min_size, pool.max_size) == (1, 1)
 
 
 def test_it_is_never_falsy():

@@ -86,6 +86,9 @@ class Checkout(Generic[CT]):
                 or conn._pipeline is not None
             ):
                 conn.__exit__(exc_type, exc, tb)
+            elif conn._tpc is not None:
+                # It left a prepared transaction, which any session may finish by its name: the next borrower is free.
+                conn._tpc = None
         finally:
             if take_back(conn):
                 generation.putconn(conn)

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, cast, overload
 
@@ -25,6 +25,7 @@ from vault_pool.runtime.hot_swap.checkout import NOT_SERVED, Checkout, NotServed
 from vault_pool.runtime.hot_swap.generation import Generation, GenerationPool
 from vault_pool.runtime.hot_swap.reaper import Reaper
 from vault_pool.runtime.hot_swap.surface import REQUESTS_ERRORS, Surface, counters
+from vault_pool.runtime.hot_swap.vouching import SHORTEST_PAUSE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -140,6 +141,8 @@ class HotSwapPool(Surface[CT]):
         self._now: Callable[[], float] = monotonic
         # It was open in the process that forked this one: it opens at the first use.
         self._inherited = False
+        # And it was the application's: this process cannot build another one.
+        self._orphaned = False
         forking.watch(self)
 
     def _prepare(
@@ -199,7 +202,7 @@ class HotSwapPool(Surface[CT]):
         self._reaper = self._new_reaper()
         self._vacant = 0
         if self._current is not None and self._current.pool._opened:
-            self._inherited, self._current = True, None
+            self._inherited, self._orphaned, self._current = True, self._current.foreign, None
             self._past, self._counted, self._moved = Counter(), [], 0
 
     def _open_inherited(self) -> None:
@@ -219,12 +222,12 @@ class HotSwapPool(Surface[CT]):
         with self._lock:
             if self._closed or self._current is not None:
                 return
-            if self._budget is None:
+            if self._orphaned:
                 raise PoolError(
                     f"the pool {self.name!r} was made by the application, in the process that forked this one: "
                     "have the child make another one, and replace() it"
                 )
-            self._begin(self._blueprint.build(1, self._budget, name=self._name, open=True))
+            self._begin(self._blueprint.build(1, cast("Budget", self._budget), name=self._name, open=True))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -245,6 +248,10 @@ class HotSwapPool(Surface[CT]):
         with what is left of their time; connections that are out come back to the old one and are closed.
         With *retire* a reaper thread does that, else the old pool is handed back untouched.
         """
+        if not isinstance(new_pool, ConnectionPool):
+            raise TypeError(f"replace() takes a psycopg_pool.ConnectionPool, not {type(new_pool).__name__}")
+        if any(generation.pool is new_pool for generation in self._reaper.retiring()):
+            raise ValueError(f"the pool {new_pool.name!r} is retiring: hand in another one")
         current = self._current
         if current is not None and new_pool is current.pool:
             raise ValueError(f"the pool {new_pool.name!r} is already the current one")
@@ -279,6 +286,9 @@ class HotSwapPool(Surface[CT]):
                 # It has counted for us before, and for others meanwhile.
                 self._handed_back.discard(fresh.pool)
                 self._past.subtract(counters(fresh.pool.get_stats()))
+            if not fresh.foreign:
+                # What the application has set while it was opened.
+                self._bring_up_to_date(fresh)
             if old is not None and not retire:
                 self._counted.remove(old)
                 self._past.update(counters(old.pool.get_stats()))
@@ -367,9 +377,12 @@ class HotSwapPool(Surface[CT]):
                 # The error names the whole time, not what was left of it for the last attempt.
                 self._past[REQUESTS_ERRORS] += 1
                 raise PoolTimeout(f"couldn't get a connection after {whole:.2f} sec") from self._trouble()
-            if current is seen and error is not None and not (moved and isinstance(error, TooManyRequests)):
-                self._past[REQUESTS_ERRORS] += 1
-                raise error from self._trouble()
+            if current is seen and error is not None:
+                if not (moved and isinstance(error, TooManyRequests)):
+                    self._past[REQUESTS_ERRORS] += 1
+                    raise error from self._trouble()
+                # Somebody has come into the queue before the limit was raised for this one.
+                sleep(SHORTEST_PAUSE)
             assert current is not None
             self._moved += seen is not None
             seen = current
@@ -447,17 +460,26 @@ class HotSwapPool(Surface[CT]):
         """
         if self._closed:
             raise PoolClosed("pool has already been opened/closed and cannot be reused")
-        self._generation().pool.open(wait=wait, timeout=timeout)
+        self._generation().pool.open()
+        if wait:
+            self.wait(timeout)
 
     def wait(self, timeout: float = 30.0) -> None:
         """
         Wait up to *timeout* seconds until the pool is full; close it and raise `PoolTimeout` if it is not.
+
+        A pool that is replaced meanwhile is waited for no longer: its successor was full when it came.
         """
+        generation = self._generation()
         try:
-            self._generation().pool.wait(timeout)
+            generation.pool.wait(timeout)
         except PoolTimeout:
+            if generation is not self._current:
+                return
             self.close()
             raise
+        if self._closed:
+            raise closed(self.name)
 
     def close(self, timeout: float = 5.0) -> None:
         """
@@ -474,10 +496,12 @@ class HotSwapPool(Surface[CT]):
             self._changed.notify_all()
             if current is not None:
                 current.begin_retiring()
-        if current is not None:
-            current.pool.close(timeout)
-            current.reclaim()
-        self._reaper.close(timeout)
+        try:
+            if current is not None:
+                current.pool.close(timeout)
+                current.reclaim()
+        finally:
+            self._reaper.close(timeout)
 
     @property
     def closed(self) -> bool:

@@ -23,10 +23,14 @@ REQUESTS_ERRORS = "requests_errors"
 _MEASURES = frozenset({"pool_min", "pool_max", "pool_size", "pool_available", "requests_waiting"})
 
 
+_shared_names: list[str] = []
+
+
 def _shared(name: str, doc: str) -> Any:
     """
     Return a property for the setting *name*, which current and later generations share.
     """
+    _shared_names.append(name)
 
     def get(self: Surface[Any]) -> Any:
         return self._setting(name)
@@ -93,6 +97,16 @@ class Surface(Generic[CT]):
             if self._current is not None:
                 self._current.change(name, value)
 
+    def _bring_up_to_date(self, generation: Generation[CT]) -> None:
+        """
+        Have *generation* what the application has set since it was built. The caller holds the lock.
+        """
+        for name in _shared_names:
+            generation.change(name, self._blueprint.setting(name))
+        size = self._blueprint.setting("min_size"), self._blueprint.setting("max_size")
+        if size != (generation.pool.min_size, generation.pool.max_size):
+            generation.pool.resize(*size)
+
     @property
     def name(self) -> str:
         """
@@ -127,10 +141,12 @@ class Surface(Generic[CT]):
         """
         Change the size of the current pool and of its successors.
         """
-        generation = self._current
-        if generation is not None:
-            generation.pool.resize(min_size, max_size)
         with self._lock:
+            # Both raise ValueError where no pool could have this size.
+            if self._current is None:
+                ConnectionPool._check_size(cast("Any", self), min_size, max_size)
+            else:
+                self._current.pool.resize(min_size, max_size)
             self._blueprint = self._blueprint.changed("min_size", min_size).changed("max_size", max_size)
         if self._budget is not None:
             overlap = min_size if self._overlap is None else self._overlap
@@ -170,15 +186,15 @@ class Surface(Generic[CT]):
         """
         Return psycopg_pool's statistics: measures of the current pool, counters of all pools since the start.
         """
-        return self._stats(lambda pool: pool.get_stats(), pop=False)
+        return self._stats(pop=False)
 
     def pop_stats(self) -> dict[str, int]:
         """
         Return the same as `get_stats`, and set the counters to zero.
         """
-        return self._stats(lambda pool: pool.pop_stats(), pop=True)
+        return self._stats(pop=True)
 
-    def _stats(self, read: Callable[[ConnectionPool[CT]], dict[str, int]], *, pop: bool) -> dict[str, int]:
+    def _stats(self, *, pop: bool) -> dict[str, int]:
         measures = {"pool_min": self.min_size, "pool_max": self.max_size, "pool_size": 0, "pool_available": 0}
         # Under the lock, so that a generation on its way to the past is counted once; pools need none for this.
         with self._lock:
@@ -188,7 +204,7 @@ class Surface(Generic[CT]):
                 self._past = Counter()
                 self._moved = 0
             for generation in self._counted:
-                stats = read(generation.pool)
+                stats = generation.pool.pop_stats() if pop else generation.pool.get_stats()
                 total.update(counters(stats))
                 if generation is self._current:
                     measures = {key: value for key, value in stats.items() if key in _MEASURES}
